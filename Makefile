@@ -1,0 +1,51 @@
+# Every target works from a bare clone on Python 3.11 or 3.12: the first one makes .venv.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types bench golden constraints clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_OUT ?= demo
+# The first interpreter that runs and has a version that requires-python admits.
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3 python,$(shell \
+	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1 && echo $(p))))
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(INSTALLED)  ## make .venv with everything
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or give PYTHON=/path/to/python" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[curation,training,embedded,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## the whole road on real pictures, about five minutes, into ./demo
+	$(BIN)/python -m curation.demo --out $(DEMO_OUT)
+
+test: $(INSTALLED) lint types  ## every check and every test
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## ruff and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(INSTALLED)  ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## measurements, printed with the machine's name
+	$(BIN)/python -m tests.benchmarks
+
+golden: $(INSTALLED)  ## write the golden files anew; their diff is to be explained in CHANGELOG.md
+	$(BIN)/python tests/golden/regen.py
+
+constraints: $(INSTALLED)  ## resolve constraints.txt anew
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url --all-extras --upgrade pyproject.toml --output-file constraints.txt
+
+clean:  ## remove .venv, the demo's output and caches
+	rm -rf $(VENV) $(DEMO_OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
