@@ -25,6 +25,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ from PIL import Image, UnidentifiedImageError
 from annotations_schema.codes import REASON_MAX_CHARACTERS, FailureCode
 from annotations_schema.errors import InsightTokError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "ICO", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM")
 """Formats that are tried, Pillow's names; anything else is FORMAT_UNSUPPORTED or NOT_AN_IMAGE."""
 
 _EXIF_ORIENTATION = 0x0112
@@ -164,11 +165,17 @@ def perceptual_hash(image: NDArray[np.uint8]) -> int:
     return int(np.packbits(bits).view(">u8")[0])
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is optional in Pillow
+
+
 def _open(data: bytes, limits: DecodeLimits) -> tuple[Image.Image, ImageHeader]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the caps below replace Pillow's bomb warning
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=_formats())
             orientation = _orientation(image)
     except Image.DecompressionBombError as error:
         raise ImageDecodeError(FailureCode.PIXEL_CAP, str(error)) from error

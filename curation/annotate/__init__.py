@@ -1,0 +1,1 @@
+"""Text and face regions of fetched images: detectors behind two Protocols, and the stage."""

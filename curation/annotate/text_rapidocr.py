@@ -1,0 +1,123 @@
+"""Text by PP-OCRv6 small, a DB detector (Liao et al., 2020), through rapidocr's own classes.
+
+rapidocr's `TextDetector` sorts its boxes but not their scores, so its parts are called one by one:
+`DetPreProcess`, the session, `DBPostProcess`. Its settings are those of its own config.yaml; only
+the size at which an image is seen is ours (`network_scale`).
+
+rapidocr's quads are edges already: contours run through pixel centres, and its dilation of the
+text map grows every blob by one pixel to the right and down, which turns the centre of the last
+pixel into its far edge. It rounds to whole pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from rapidocr.ch_ppocr_det import TextDetector as RapidOcrTextDetector
+from rapidocr.ch_ppocr_det.utils import DetPreProcess, ResizeImgError
+from rapidocr.inference_engine.onnxruntime import ONNXRuntimeError
+from rapidocr.main import DEFAULT_CFG_PATH
+from rapidocr.utils.parse_parameters import ParseParams
+
+from annotations_schema.errors import UsageError
+from annotations_schema.manifest import DetectorRecord
+from annotations_schema.regions import TextRegions
+from annotations_schema.weights import read_weights
+from curation.annotate.cards import PPOCR_V6_SMALL_DET
+from curation.annotate.detectors import DetectorOptions
+from curation.annotate.frame import text_regions
+from curation.annotate.onnx_session import onnx_errors, open_session
+
+SHORTER_SIDE_PX = 736
+"""Smaller images are enlarged to this shorter side, as rapidocr does (its limit_side_len)."""
+LONGER_SIDE_PX = 2000
+"""The longer side is at most this, as rapidocr does (its max_side_len); it wins over the other."""
+
+_SMALLEST_SIDE_PX = 32  # the network's total stride
+
+
+class RapidOcrDetector:
+    """PP-OCRv6 small on onnxruntime."""
+
+    def __init__(self, options: DetectorOptions) -> None:
+        card = PPOCR_V6_SMALL_DET
+        model = read_weights(card, options.weights)
+        session = open_session(model, card.name, options.threads, options.provider)
+        self._longer_side = _one_side(options)
+        self._parts = _rapidocr_parts(session, options.score_min)
+        self.errors = (cv2.error, ONNXRuntimeError, ResizeImgError, *onnx_errors())
+        self.num_dropped = 0
+        post = self._parts.postprocess_op
+        self.record = DetectorRecord(
+            name=card.name,
+            library="rapidocr, onnxruntime",
+            library_version=f"{version('rapidocr')}, {version('onnxruntime')}",
+            weights_sha256=sha256(model).hexdigest(),
+            weights_licence=card.licence,
+            thresholds={
+                "score_min": post.box_thresh,
+                "map_min": post.thresh,
+                "unclip_ratio": post.unclip_ratio,
+            },
+            input_size=f"shorter side at least {SHORTER_SIDE_PX} px, longer side at most "
+            f"{self._longer_side} px, sides rounded to multiples of 32",
+        )
+
+    def detect(self, image: NDArray[np.uint8]) -> TextRegions:
+        """Text regions of an image (H, W, 3) uint8 RGB."""
+        height, width = image.shape[:2]
+        scale = network_scale(width, height, self._longer_side)
+        seen = pad_narrow(image, scale)
+        parts = self._parts
+        # DetPreProcess enlarges to a shorter side ("min") or shrinks to a longer one ("max").
+        limit, kind = (min(seen.shape[:2]), "min") if scale > 1 else (max(seen.shape[:2]), "max")
+        prepare = DetPreProcess(limit * scale, kind, parts.mean, parts.std)
+        probability = parts.session(prepare(seen[:, :, ::-1]))
+        quads, scores = parts.postprocess_op(probability, seen.shape[:2])
+        regions, num_dropped = text_regions(quads, scores, width, height)
+        self.num_dropped += num_dropped
+        return regions
+
+
+def network_scale(width: int, height: int, longer_side_px: int) -> float:
+    """Network pixels for each image pixel: small images enlarged, the longer side capped."""
+    enlarged = max(1.0, SHORTER_SIDE_PX / min(width, height))
+    return min(enlarged, longer_side_px / max(width, height))
+
+
+def pad_narrow(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """The image, black added right or below where the network would see less than one stride."""
+    smallest = int(np.ceil(_SMALLEST_SIDE_PX / scale))
+    below, right = (max(0, smallest - side) for side in image.shape[:2])
+    if not below and not right:
+        return image
+    return np.pad(image, [(0, below), (0, right), (0, 0)])
+
+
+def _one_side(options: DetectorOptions) -> int:
+    sides = options.input_sides_px or (LONGER_SIDE_PX,)
+    if len(sides) != 1:
+        raise UsageError(
+            f"text detector {PPOCR_V6_SMALL_DET.name!r} makes one pass, got input sides "
+            f"{', '.join(map(str, sides))}; give one"
+        )
+    return sides[0]
+
+
+def _rapidocr_parts(session: Any, score_min: float | None) -> Any:
+    """rapidocr's TextDetector around our session; holds preprocessing and post-processing."""
+    # At import rapidocr sets up a logger that tells of every engine it starts.
+    logging.getLogger("RapidOCR").setLevel(logging.WARNING)
+    settings = OmegaConf.to_container(ParseParams.load(DEFAULT_CFG_PATH).Det)
+    config = OmegaConf.create(settings, flags={"allow_objects": True})
+    config.session = session
+    if score_min is not None:
+        config.box_thresh = score_min
+    return RapidOcrTextDetector(config)

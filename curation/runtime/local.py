@@ -1,0 +1,126 @@
+"""The local runner: one thread per stage in this process, so fetch and annotate overlap.
+
+For a laptop, a debugger and small lists. An exception costs a shard one attempt, as on Ray; a
+crash of the process (a segmentation fault, `kill -9`) ends the run, and the same command
+continues it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from annotations_schema.layout import DatasetLayout
+from curation.runtime.stage import (
+    MAX_ATTEMPTS,
+    EventKind,
+    ShardEvent,
+    Stage,
+    attempt,
+    begin,
+    failed_attempt,
+    first_unfinished,
+)
+
+
+def run_local(
+    stages: Sequence[Stage], shards: Sequence[str], layout: DatasetLayout
+) -> Iterator[ShardEvent]:
+    """Run `stages` over `shards` and yield what happens, as it happens.
+
+    Raises:
+        Exception: whatever `Stage.open` raised; shards in flight keep their state on disk.
+    """
+    line = _Line(stages, layout)
+    for shard in shards:
+        index, skipped = first_unfinished(layout, stages, shard)
+        yield from skipped
+        line.inputs[index].put(shard)
+    yield from line.run()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A thread has no more to say; carries the exception that ended it, if one did."""
+
+    error: BaseException | None
+
+
+class _Line:
+    """Threads joined by queues: shard names go from stage to stage, events come out at the end.
+
+    The queues are unbounded because they hold names only; the last one collects what is done.
+    """
+
+    def __init__(self, stages: Sequence[Stage], layout: DatasetLayout) -> None:
+        self.stages = stages
+        self.layout = layout
+        self.inputs: list[queue.Queue[str | None]] = [queue.Queue() for _ in range(len(stages) + 1)]
+        self.events: queue.Queue[ShardEvent | _End] = queue.Queue()
+        self.stopping = threading.Event()
+
+    def run(self) -> Iterator[ShardEvent]:
+        """Start one thread per stage and yield events until all of them have ended."""
+        for index, stage in enumerate(self.stages):
+            # Daemon threads: Ctrl-C in the main thread must not wait for a shard to end.
+            threading.Thread(
+                target=self._work, args=(index,), name=f"stage-{stage.name}", daemon=True
+            ).start()
+        self.inputs[0].put(None)
+        try:
+            yield from self._drain()
+        finally:
+            self.stopping.set()
+            for waiting in self.inputs:
+                waiting.put(None)
+
+    def _drain(self) -> Iterator[ShardEvent]:
+        running = len(self.stages)
+        while running:
+            event = self.events.get()
+            if isinstance(event, ShardEvent):
+                yield event
+                continue
+            running -= 1
+            if event.error is not None:
+                raise event.error
+
+    def _work(self, index: int) -> None:
+        error: BaseException | None = None
+        try:
+            self._run_stage(index)
+        except BaseException as raised:  # noqa: BLE001 - carried to the main thread and raised there
+            error = raised
+        self.inputs[index + 1].put(None)
+        self.events.put(_End(error))
+
+    def _run_stage(self, index: int) -> None:
+        stage = self.stages[index]
+        shards = iter(self.inputs[index].get, None)
+        with ExitStack() as opened:
+            for number, shard in enumerate(shards):
+                if self.stopping.is_set():
+                    return
+                if number == 0:
+                    stage.open()
+                    opened.callback(stage.close)
+                if self._do(stage, shard):
+                    self.inputs[index + 1].put(shard)
+
+    def _do(self, stage: Stage, shard: str) -> bool:
+        """Whether `shard` got its receipt within `MAX_ATTEMPTS`."""
+        for num_attempts in range(1, MAX_ATTEMPTS + 1):
+            self.events.put(begin(self.layout, stage, shard))
+            receipt, error = attempt(stage, shard)
+            if receipt is not None:
+                self.events.put(
+                    ShardEvent(stage=stage.name, shard=shard, kind=EventKind.DONE, receipt=receipt)
+                )
+                return True
+            self.events.put(
+                failed_attempt(self.layout, stage, shard, num_attempts=num_attempts, error=error)
+            )
+        return False

@@ -1,0 +1,160 @@
+"""Progress of a run on stderr: bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from curation.runtime.stage import EventKind, ShardEvent
+
+LINE_EVERY_S = 15.0
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """Counts of one stage: shards and rows of the whole dataset, and what this run did."""
+
+    name: str
+    num_shards: int
+    num_rows: int
+    shards_left: int = field(init=False)
+    rows_left: int = field(init=False)
+    rows_done: int = 0
+    images_ok: int = 0
+    shards_set_aside: int = 0
+
+    def __post_init__(self) -> None:
+        self.shards_left = self.num_shards
+        self.rows_left = self.num_rows
+
+    def take(self, event: ShardEvent, rows: int) -> bool:
+        """Count an event over a shard of `rows` rows; whether the shard is now behind us."""
+        if event.kind in (EventKind.STARTED, EventKind.RETRIED):
+            return False
+        self.shards_left -= 1
+        self.rows_left -= rows
+        if event.kind is EventKind.DONE:
+            self.rows_done += rows
+            self.images_ok += event.receipt.counts.get("ok", 0) if event.receipt else 0
+        elif event.kind is EventKind.SET_ASIDE:
+            self.shards_set_aside += 1
+        return True
+
+    @property
+    def rows_failed(self) -> int:
+        """Rows that this run finished without a usable image."""
+        return self.rows_done - self.images_ok
+
+    def line(self, elapsed_s: float) -> str:
+        """One line for a log."""
+        rate = self.rows_done / elapsed_s if elapsed_s > 0 else 0.0
+        parts = [
+            f"{self.name}: {self.num_shards - self.shards_left:,}/{self.num_shards:,} shards",
+            f"{self.num_rows - self.rows_left:,}/{self.num_rows:,} rows",
+            f"{self.images_ok / elapsed_s if elapsed_s > 0 else 0.0:.1f} images/s",
+            f"{self.rows_failed:,} without image",
+        ]
+        if self.shards_set_aside:
+            parts.append(f"{self.shards_set_aside} shards set aside")
+        if self.shards_left and rate:
+            parts.append(f"about {duration(self.rows_left / rate)} left")
+        return ", ".join(parts)
+
+
+class Progress:
+    """Shows the events of a run; one bar (or one line) per stage.
+
+    Args:
+        stages: stage names in order.
+        rows: rows of each planned shard, by shard id.
+        stream: where to write; a terminal gets bars.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[str],
+        rows: dict[str, int],
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stream = stream or sys.stderr
+        self.rows = rows
+        self.clock = clock
+        self.start_s = self.last_line_s = clock()
+        num_rows = sum(rows.values())
+        self.stages = {name: StageProgress(name, len(rows), num_rows) for name in stages}
+        self.bars: dict[str, Any] = {}
+        if self.stream.isatty():
+            self.bars = {
+                name: tqdm(
+                    total=num_rows,
+                    desc=f"{name:>8}",
+                    unit=" rows",
+                    position=position,
+                    file=self.stream,
+                    dynamic_ncols=True,
+                )
+                for position, name in enumerate(stages)
+            }
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in self.bars.values():
+            bar.close()
+        if not self.bars:
+            self._lines()
+
+    def update(self, event: ShardEvent) -> None:
+        """Take one event of the runner."""
+        stage, rows = self.stages[event.stage], self.rows[event.shard]
+        behind = stage.take(event, rows)
+        if event.kind in (EventKind.RETRIED, EventKind.SET_ASIDE):
+            self._say(f"{event.stage} {event.shard} {event.kind}: {event.detail}")
+        if not behind:
+            return
+        if self.bars:
+            self._move(self.bars[event.stage], stage, event, rows)
+        elif self.clock() - self.last_line_s >= LINE_EVERY_S:
+            self._lines()
+
+    def _move(self, bar: Any, stage: StageProgress, event: ShardEvent, rows: int) -> None:
+        if event.kind is EventKind.SKIPPED:
+            # Work of an earlier run fills the bar and leaves the rate and the ETA alone.
+            bar.initial += rows
+            bar.n += rows
+        else:
+            bar.update(rows)
+        elapsed_s = max(self.clock() - self.start_s, 1e-9)
+        bar.set_postfix_str(
+            f"{stage.images_ok / elapsed_s:.1f} images/s, {stage.rows_failed:,} without image, "
+            f"{stage.shards_left:,} shards left"
+        )
+
+    def _lines(self) -> None:
+        self.last_line_s = self.clock()
+        for stage in self.stages.values():
+            self._say(stage.line(self.last_line_s - self.start_s))
+
+    def _say(self, text: str) -> None:
+        tqdm.write(text, file=self.stream)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `42 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

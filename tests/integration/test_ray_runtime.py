@@ -1,0 +1,201 @@
+"""The Ray runner on a real local cluster, with small stages that really die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+
+from annotations_schema.errors import WeightsError
+from annotations_schema.layout import (
+    DatasetLayout,
+    Receipt,
+    atomic_write,
+    output_files,
+    read_receipt,
+    write_receipt,
+)
+from curation.runtime.ray_runtime import available_cpus, cluster, run_ray
+from curation.runtime.stage import MAX_ATTEMPTS, EventKind, ShardEvent
+
+pytestmark = pytest.mark.ray
+
+SHARDS = [f"{number:06d}" for number in range(5)]
+ROWS = 10
+NUM_WORKERS = {"fetch": 2, "annotate": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_cpus() -> Iterator[None]:
+    # Workers cannot import a test module by name: its classes travel by value.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with cluster(num_cpus=2):
+        yield
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> DatasetLayout:
+    planned = DatasetLayout(tmp_path)
+    for shard in SHARDS:
+        write_receipt(
+            planned,
+            Receipt(stage="plan", shard=shard, config_sha256="p" * 64, outputs={}, rows=ROWS),
+        )
+    return planned
+
+
+@dataclass
+class CopyStage:
+    """Writes one file per shard, and notes in `log/` which process did what."""
+
+    root: Path
+    name: str = "fetch"
+    config_sha256: str = "c" * 64
+    poison: tuple[str, ...] = ()
+    kill_once: str = ""
+    broken: str = ""
+
+    def open(self) -> None:
+        if self.broken == "weights":
+            raise WeightsError("no weights")
+        if self.broken == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._note("open")
+
+    def run(self, shard: str) -> Receipt:
+        self._note(shard)
+        if shard in self.poison:
+            self._fail(shard)
+        layout = DatasetLayout(self.root)
+        output = layout.fetch(shard) if self.name == "fetch" else layout.annotations(shard)
+        text = "" if self.name == "fetch" else layout.fetch(shard).read_text()
+        with atomic_write(output) as temporary:
+            temporary.write_text(f"{text}{self.name} {shard}\n")
+        marker = self.root / "killed"
+        if shard == self.kill_once and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        receipt = Receipt(
+            stage=self.name,
+            shard=shard,
+            config_sha256=self.config_sha256,
+            outputs=output_files(layout, [output]),
+            rows=ROWS,
+            counts={"ok": ROWS},
+        )
+        write_receipt(layout, receipt)
+        return receipt
+
+    def close(self) -> None:
+        pass
+
+    def _fail(self, shard: str) -> None:
+        os._exit(3)
+
+    def _note(self, what: str) -> None:
+        folder = self.root / "log"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"{self.name}-{os.getpid()}").open("a") as file:
+            file.write(what + "\n")
+
+
+class RaisingStage(CopyStage):
+    def _fail(self, shard: str) -> None:
+        raise RuntimeError(f"no luck with {shard}")
+
+
+def run(layout: DatasetLayout, *stages: CopyStage) -> list[ShardEvent]:
+    return list(run_ray(stages, SHARDS, layout, num_workers=NUM_WORKERS))
+
+
+def kinds(events: list[ShardEvent]) -> Counter[tuple[str, EventKind]]:
+    return Counter((event.stage, event.kind) for event in events)
+
+
+def notes(layout: DatasetLayout, stage: str) -> dict[str, list[str]]:
+    return {
+        path.name: path.read_text().split() for path in (layout.root / "log").glob(f"{stage}-*")
+    }
+
+
+def test_shards_pass_through_pools_that_open_each_worker_once(layout: DatasetLayout) -> None:
+    stages = (CopyStage(layout.root), CopyStage(layout.root, "annotate"))
+    events = run(layout, *stages)
+    assert kinds(events)["annotate", EventKind.DONE] == len(SHARDS)
+    assert [layout.annotations(shard).read_text() for shard in SHARDS] == [
+        f"fetch {shard}\nannotate {shard}\n" for shard in SHARDS
+    ]
+    for stage in ("fetch", "annotate"):
+        workers = notes(layout, stage)
+        assert 1 <= len(workers) <= NUM_WORKERS[stage]
+        assert all(lines[0] == "open" and "open" not in lines[1:] for lines in workers.values())
+        assert sorted(line for lines in workers.values() for line in lines[1:]) == SHARDS
+    assert str(os.getpid()) not in {name.split("-")[1] for name in notes(layout, "fetch")}
+
+    receipts = {path: path.stat().st_mtime_ns for path in layout.root.rglob("*.json")}
+    assert {event.kind for event in run(layout, *stages)} == {EventKind.SKIPPED}
+    assert {path: path.stat().st_mtime_ns for path in receipts} == receipts
+
+
+def test_a_worker_killed_between_data_and_receipt_is_replaced(layout: DatasetLayout) -> None:
+    events = run(layout, CopyStage(layout.root, kill_once=SHARDS[1]))
+    assert kinds(events) == {
+        ("fetch", EventKind.STARTED): len(SHARDS) + 1,
+        ("fetch", EventKind.RETRIED): 1,
+        ("fetch", EventKind.DONE): len(SHARDS),
+    }
+    retried = next(event for event in events if event.kind is EventKind.RETRIED)
+    assert retried.shard == SHARDS[1]
+    assert "its worker process died" in retried.detail
+    # The second attempt ran in a process that had done nothing before.
+    assert ["open", SHARDS[1]] in [lines[:2] for lines in notes(layout, "fetch").values()]
+
+
+def test_a_shard_that_kills_every_worker_is_set_aside_after_three(layout: DatasetLayout) -> None:
+    stages = (
+        CopyStage(layout.root, poison=(SHARDS[0],)),
+        CopyStage(layout.root, "annotate"),
+    )
+    events = run(layout, *stages)
+    attempts = [line for lines in notes(layout, "fetch").values() for line in lines]
+    assert attempts.count(SHARDS[0]) == MAX_ATTEMPTS
+    receipt = read_receipt(layout, "fetch", SHARDS[0])
+    assert receipt is not None
+    assert receipt.set_aside is not None
+    assert receipt.set_aside.startswith("3 attempts; the last: its worker process died")
+    assert receipt.outputs == {}
+    assert kinds(events)["annotate", EventKind.DONE] == len(SHARDS) - 1
+
+    again = run(layout, CopyStage(layout.root), CopyStage(layout.root, "annotate"))
+    assert {event.shard for event in again if event.kind is EventKind.DONE} == {SHARDS[0]}
+    assert kinds(again)["annotate", EventKind.DONE] == 1
+
+
+def test_an_exception_counts_as_an_attempt_and_its_message_is_kept(layout: DatasetLayout) -> None:
+    events = run(layout, RaisingStage(layout.root, poison=(SHARDS[4],)))
+    assert kinds(events)["fetch", EventKind.RETRIED] == MAX_ATTEMPTS - 1
+    receipt = read_receipt(layout, "fetch", SHARDS[4])
+    assert receipt is not None
+    assert receipt.set_aside == "3 attempts; the last: RuntimeError: no luck with 000004"
+    assert kinds(events)["fetch", EventKind.DONE] == len(SHARDS) - 1
+
+
+def test_an_error_of_open_reaches_the_driver_as_it_was_raised(layout: DatasetLayout) -> None:
+    with pytest.raises(WeightsError, match="^no weights$"):
+        run(layout, CopyStage(layout.root, broken="weights"))
+
+
+def test_workers_that_die_while_they_open_end_the_run(layout: DatasetLayout) -> None:
+    with pytest.raises(Exception, match="workers of stage fetch died one after another"):
+        run(layout, CopyStage(layout.root, broken="death"))
+
+
+def test_the_cluster_offers_the_cpus_it_was_given() -> None:
+    assert available_cpus() == 2

@@ -1,0 +1,1 @@
+"""From annotated manifests to training batches; no Ray, no detector, no OpenCV."""

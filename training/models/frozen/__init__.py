@@ -1,0 +1,1 @@
+"""Frozen networks: read from files, never trained, differentiable to their input."""
