@@ -9,7 +9,7 @@ Rules, in this order:
 1. **Header first.** Format, size and orientation are read before any pixel; the caps on pixels and
    on the longer side apply there, so a decompression bomb is refused at the cost of its header.
 2. **The first frame** of an animation is the image.
-3. **Truncated is an error**, never grey bands.
+3. **Truncated or damaged is an error**, never grey bands; the checksums of a PNG are checked.
 4. **Sixteen-bit, integer and float grey** are scaled to eight bits by their full range (65,535 for
    integers; float in [0, 1]).
 5. **CMYK, YCbCr, LAB, palette and grey** are converted to RGB by Pillow; embedded ICC profiles are
@@ -133,6 +133,8 @@ def decode(
     try:
         with image, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata that cannot matter here
+            if image.format == "PNG":
+                _check_png(data)
             image.load()
             pixels = np.array(_to_rgb(image), dtype=np.uint8)
     except Image.DecompressionBombError as error:
@@ -208,6 +210,12 @@ def _orientation(image: Image.Image) -> int:
     except _DAMAGED:
         return 0
     return value if isinstance(value, int) and 1 <= value <= 8 else 0
+
+
+def _check_png(data: bytes) -> None:
+    # Pillow decodes image chunks without their checksums, and does not ask for the last chunk.
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.verify()
 
 
 def _unidentified(data: bytes) -> tuple[FailureCode, str]:

@@ -66,12 +66,12 @@ class Scores(NamedTuple):
     image: Int64
 
     @classmethod
-    def of(
-        cls, value: Sequence[float], ratio: Sequence[float], image: Sequence[int]
-    ) -> Scores:
+    def of(cls, value: Sequence[float], ratio: Sequence[float], image: Sequence[int]) -> Scores:
         """Scores from plain sequences of equal length."""
         return cls(
-            np.asarray(value, np.float64), np.asarray(ratio, np.float64), np.asarray(image, np.int64)
+            np.asarray(value, np.float64),
+            np.asarray(ratio, np.float64),
+            np.asarray(image, np.int64),
         )
 
 
@@ -132,9 +132,7 @@ def summarise(scores: Scores, edges: Sequence[float], bootstrap: Bootstrap) -> M
     )
 
 
-def _per_image(
-    value: Float64, image: Int64, bins: Int64, num_bins: int
-) -> tuple[Float64, Float64]:
+def _per_image(value: Float64, image: Int64, bins: Int64, num_bins: int) -> tuple[Float64, Float64]:
     """Sum and number of scores by image and bin, both (images with a score, num_bins)."""
     images, row = np.unique(image, return_inverse=True)
     sums, counts = np.zeros((2, len(images), num_bins))
@@ -148,9 +146,7 @@ def _mean_of_bins(total: Float64, number: Float64) -> float | None:
     return float((total[filled] / number[filled]).mean()) if filled.any() else None
 
 
-def _interval(
-    sums: Float64, counts: Float64, bootstrap: Bootstrap
-) -> tuple[float, float] | None:
+def _interval(sums: Float64, counts: Float64, bootstrap: Bootstrap) -> tuple[float, float] | None:
     """Percentile interval of the mean of bin means; None where a score is infinite or NaN."""
     if not np.isfinite(sums).all():
         return None

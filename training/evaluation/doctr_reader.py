@@ -36,7 +36,9 @@ def load_parseq(weights: Path | None = None) -> DoctrReader:
         model.from_pretrained(str(path))
     except (RuntimeError, ValueError, KeyError) as error:
         first_line = str(error).splitlines()[0]
-        raise WeightsError(f"{path} does not hold docTR's parseq parameters: {first_line}") from error
+        raise WeightsError(
+            f"{path} does not hold docTR's parseq parameters: {first_line}"
+        ) from error
     version = importlib.metadata.version("python-doctr")
     record = network_record(
         PARSEQ, path, library="doctr", library_version=version, is_published_protocol=True

@@ -44,7 +44,7 @@ def load_english_g2(weights: Path | None = None) -> EasyOcrReader:
         library="easyocr",
         library_version=importlib.metadata.version("easyocr"),
         is_published_protocol=False,
-        note="substitute for TokBench's docTR PARSeq: scores are not comparable with published ones",
+        note="substitute for TokBench's docTR PARSeq, not comparable with published scores",
     )
     return EasyOcrReader(_open_reader(path.parent), record)
 

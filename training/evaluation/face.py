@@ -24,21 +24,22 @@ Float64 = NDArray[np.float64]
 
 
 class FaceNet(Protocol):
-    """Embeds aligned faces.
-
-    record: which network this is.
-    template: (5, 2) float64 landmark positions on the canvas, pixel centres.
-    canvas_px: side of the square canvas.
-    """
+    """Embeds aligned faces."""
 
     @property
-    def record(self) -> NetworkRecord: ...
+    def record(self) -> NetworkRecord:
+        """Which network this is."""
+        ...
 
     @property
-    def template(self) -> Float64: ...
+    def template(self) -> Float64:
+        """Landmark positions on the canvas, (5, 2) float64, pixel centres."""
+        ...
 
     @property
-    def canvas_px(self) -> int: ...
+    def canvas_px(self) -> int:
+        """Side of the square canvas."""
+        ...
 
     def embed(self, canvases: Sequence[Image]) -> Float64:
         """Embeddings (N, D) float64, not normalised, of N (canvas_px, canvas_px, 3) uint8 RGB."""

@@ -24,17 +24,17 @@ Image = NDArray[np.uint8]
 
 
 class TextRecogniser(Protocol):
-    """Reads the one word in each crop.
-
-    record: which network this is.
-    alphabet: the characters it can write; a reference with others cannot be scored.
-    """
+    """Reads the one word in each crop."""
 
     @property
-    def record(self) -> NetworkRecord: ...
+    def record(self) -> NetworkRecord:
+        """Which network this is."""
+        ...
 
     @property
-    def alphabet(self) -> frozenset[str]: ...
+    def alphabet(self) -> frozenset[str]:
+        """The characters it can write; a reference with others cannot be scored."""
+        ...
 
     def read(self, crops: Sequence[Image]) -> list[str]:
         """One string per (h, w, 3) uint8 RGB crop, h and w at least 1."""

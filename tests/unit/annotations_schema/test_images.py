@@ -105,6 +105,18 @@ def test_truncated_is_an_error_and_not_grey_bands(kind):
         assert code is FailureCode.DECODE_TRUNCATED
 
 
+def test_a_png_whose_middle_was_overwritten_is_corrupt():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = bytearray(encode(Image.fromarray(noise)))
+    data[5000:6000] = bytes(1000)
+    assert failure(bytes(data)) is FailureCode.DECODE_CORRUPT
+
+
+def test_a_png_without_its_last_chunk_is_truncated():
+    data = encode(Image.fromarray(gradient()))
+    assert failure(data[:-12]) is FailureCode.DECODE_TRUNCATED
+
+
 def test_a_bomb_is_refused_by_its_header():
     def chunk(kind: bytes, body: bytes) -> bytes:
         checksum = zlib.crc32(kind + body)
