@@ -1,0 +1,1 @@
+"""Offline curation on Ray: download, detect text and faces once, write manifests."""

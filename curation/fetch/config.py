@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from annotations_schema.errors import UsageError
 from annotations_schema.images import DecodeLimits
 from curation.fetch.optout import OPTOUT_DIRECTIVES
 
@@ -49,11 +50,11 @@ class FetchConfig:
         _check("retries", self.retries, 0, 20)
         _check("backoff_s", self.backoff_s, 0, 60)
         if self.hash_policy not in ("drop", "keep"):
-            raise ValueError(f"hash_policy is {self.hash_policy!r}; choose 'drop' or 'keep'")
+            raise UsageError(f"hash_policy is {self.hash_policy!r}; choose 'drop' or 'keep'")
         if not self.user_agent.strip() or not self.user_agent.isprintable():
-            raise ValueError(f"user_agent is {self.user_agent!r}; give one line of printable text")
+            raise UsageError(f"user_agent is {self.user_agent!r}; give one line of printable text")
 
 
 def _check(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
-        raise ValueError(f"{name} is {value}; choose a value in [{least}, {most}]")
+        raise UsageError(f"{name} is {value}; choose a value in [{least}, {most}]")

@@ -57,6 +57,8 @@ def _code_of(error: Exception) -> FailureCode:
 
 
 def _words_of(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "the total time ran out"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}"
     if isinstance(error, OSError) and error.strerror:

@@ -20,70 +20,39 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException, HTTPMessage, HTTPResponse
-from string import punctuation
-from typing import IO, Any, NamedTuple
-from urllib.parse import quote, urljoin
+from typing import Any, NamedTuple
 from urllib.response import addinfourl
 
 from annotations_schema.codes import FailureCode
-from curation.fetch.addresses import IPAddress, blocked_reason
+from curation.fetch.addresses import blocked_reason
 from curation.fetch.config import FetchConfig
 from curation.fetch.connection import (
+    AddressRule,
     Deadline,
     Guard,
-    GuardedHTTPConnection,
-    GuardedHTTPSConnection,
     system_resolver,
     tls_context,
 )
 from curation.fetch.failure import FetchError, as_fetch_error
+from curation.fetch.handlers import (
+    MAX_REQUEST_URL_BYTES,
+    Connections,
+    GuardedRequest,
+    Redirects,
+    Statuses,
+)
+from curation.fetch.log import FetchFacts, FetchLog
 from curation.fetch.optout import opted_out, product_name
 from curation.urls import UrlError, canonical_url
 
-_SUCCESS = frozenset({200, 203})
+# What urllib, http.client and ssl raise for a network or a server that misbehaves.
+_EXPECTED = (FetchError, OSError, HTTPException, ValueError)
 _CHUNK_BYTES = 2**16
-_MAX_REDIRECT_URL_BYTES = 16_384
 _MAX_PAUSE_S = 30.0
 _INSTALL_LOCK = threading.Lock()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FetchFacts:
-    """What happened with one URL."""
-
-    code: FailureCode | None
-    """None where the body arrived."""
-    detail: str | None
-    http_status: int | None
-    """Last status line seen."""
-    attempts: int
-    """Requests started from the URL itself; redirects do not count."""
-    elapsed_ms: int
-    fetched_at: datetime
-    """When it ended, UTC."""
-
-
-class FetchLog:
-    """FetchFacts by URL; written by many threads."""
-
-    def __init__(self) -> None:
-        self._facts: dict[str, FetchFacts] = {}
-        self._lock = threading.Lock()
-
-    def record(self, url: str, facts: FetchFacts) -> None:
-        """Keep the facts of a URL."""
-        with self._lock:
-            self._facts[url] = facts
-
-    def get(self, url: str) -> FetchFacts | None:
-        """The facts of a URL, or None where it was never opened."""
-        with self._lock:
-            return self._facts.get(url)
 
 
 class Body(NamedTuple):
@@ -118,7 +87,11 @@ class SafeOpener(urllib.request.OpenerDirector):
         # img2dataset's name too: a server that opts out of it means this downloader.
         self._names = (product_name(config.user_agent), "img2dataset")
         guard = guard_of(config) if guard is None else guard
-        for handler in (_Connections(guard), _Statuses(), _Redirects(config.max_redirects)):
+        for handler in (
+            Connections(guard),
+            Statuses(),
+            Redirects(config.max_redirects, self.open_hop),
+        ):
             self.add_handler(handler)
 
     def open(
@@ -174,17 +147,17 @@ class SafeOpener(urllib.request.OpenerDirector):
             request = GuardedRequest(_requestable(url), self._headers(), deadline, visited=())
             with self.open_hop(request) as response:
                 return self._read(response)
-        except (FetchError, OSError, HTTPException, ValueError) as error:
+        except _EXPECTED as error:
             return as_fetch_error(error)
 
-    def _read(self, response: HTTPResponse) -> Body:
+    def _read(self, response: HTTPResponse) -> Body | FetchError:
         try:
             self._check_headers(response.headers)
             data = read_body(response, self._config.max_bytes)
-        except (FetchError, OSError, HTTPException, ValueError) as error:
+        except _EXPECTED as error:
             failure = as_fetch_error(error)
             failure.http_status = response.status
-            raise failure from error
+            return failure
         return Body(data, response.headers, response.status, response.url)
 
     def _check_headers(self, headers: HTTPMessage) -> None:
@@ -208,98 +181,14 @@ class SafeOpener(urllib.request.OpenerDirector):
         }
 
 
-class GuardedRequest(urllib.request.Request):
-    """A request that carries its deadline and the URLs that redirected to it."""
-
-    def __init__(
-        self, url: str, headers: dict[str, str], deadline: Deadline, visited: tuple[str, ...]
-    ) -> None:
-        super().__init__(url, headers=headers)
-        self.deadline = deadline
-        self.visited = visited
-
-
-class _Connections(urllib.request.AbstractHTTPHandler):
-    """http and https over guarded connections."""
-
-    def __init__(self, guard: Guard) -> None:
-        super().__init__()
-        self._guard = guard
-
-    def http_open(self, request: GuardedRequest) -> HTTPResponse:
-        connect = partial(GuardedHTTPConnection, deadline=request.deadline, guard=self._guard)
-        return self.do_open(connect, request)
-
-    def https_open(self, request: GuardedRequest) -> HTTPResponse:
-        connect = partial(GuardedHTTPSConnection, deadline=request.deadline, guard=self._guard)
-        return self.do_open(connect, request)
-
-    http_request = urllib.request.AbstractHTTPHandler.do_request_
-    https_request = urllib.request.AbstractHTTPHandler.do_request_
-
-
-class _Statuses(urllib.request.BaseHandler):
-    """Lets successes pass; any other status is a redirect or a FetchError."""
-
-    def http_response(self, request: GuardedRequest, response: HTTPResponse) -> HTTPResponse:
-        if response.status in _SUCCESS:
-            return response
-        final = self.parent.error(
-            "http", request, response, response.status, response.reason, response.headers
-        )
-        assert isinstance(final, HTTPResponse)
-        return final
-
-    https_response = http_response
-
-    def http_error_default(
-        self, request: GuardedRequest, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
-    ) -> HTTPResponse:
-        fp.close()
-        raise FetchError(
-            FailureCode.from_http_status(code),
-            f"HTTP status {code}",
-            http_status=code,
-            retry_after_s=retry_after_s(headers.get("Retry-After"), datetime.now(UTC)),
-        )
-
-
-class _Redirects(urllib.request.BaseHandler):
-    """Follows redirects without reading their bodies."""
-
-    def __init__(self, max_redirects: int) -> None:
-        self._max_redirects = max_redirects
-
-    def http_error_302(
-        self, request: GuardedRequest, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
-    ) -> HTTPResponse:
-        fp.close()
-        assert isinstance(self.parent, SafeOpener)
-        try:
-            return self.parent.open_hop(self._next_request(request, headers.get("Location")))
-        except FetchError as error:
-            error.http_status = code if error.http_status is None else error.http_status
-            raise
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-    def _next_request(self, request: GuardedRequest, location: str | None) -> GuardedRequest:
-        visited = (*request.visited, request.full_url)
-        target = redirect_target(request.full_url, location)
-        if target in visited:
-            raise FetchError(FailureCode.REDIRECT_LOOP, f"back after {len(visited)} redirects")
-        if len(visited) > self._max_redirects:
-            raise FetchError(FailureCode.REDIRECT_LIMIT, f"more than {self._max_redirects}")
-        return GuardedRequest(target, dict(request.headers), request.deadline, visited)
-
-
 def guard_of(config: FetchConfig) -> Guard:
     """The guard of a real run: system resolver, our address rule, the system's certificates."""
+    return Guard(system_resolver, address_rule(config), tls_context())
 
-    def rule(address: IPAddress) -> str | None:
-        return blocked_reason(address, allow_private_network=config.allow_private_network)
 
-    return Guard(system_resolver, rule, tls_context())
+def address_rule(config: FetchConfig) -> AddressRule:
+    """Which addresses a run with this configuration may contact."""
+    return partial(blocked_reason, allow_private_network=config.allow_private_network)
 
 
 @contextmanager
@@ -342,40 +231,6 @@ def read_body(response: HTTPResponse, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def redirect_target(base: str, location: str | None) -> str:
-    """The canonical URL that a Location header names.
-
-    Raises:
-        FetchError: REDIRECT_SCHEME, or HTTP_PROTOCOL where there is no usable URL.
-    """
-    if not location:
-        raise FetchError(FailureCode.HTTP_PROTOCOL, "a redirect without a Location")
-    # http.client reads headers as Latin-1; percent-encoding brings back the bytes that were sent.
-    sent = quote(location.strip(), safe=punctuation, encoding="iso-8859-1")
-    try:
-        return canonical_url(urljoin(base, sent), _MAX_REDIRECT_URL_BYTES)
-    except UrlError as error:
-        is_scheme = error.code is FailureCode.URL_SCHEME
-        code = FailureCode.REDIRECT_SCHEME if is_scheme else FailureCode.HTTP_PROTOCOL
-        raise FetchError(code, f"redirect to an unusable URL: {error.detail}") from error
-    except ValueError as error:
-        raise FetchError(FailureCode.HTTP_PROTOCOL, "redirect to an unusable URL") from error
-
-
-def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks for (a number or an HTTP date), or None."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max((moment - now).total_seconds(), 0.0)
-
-
 def backoff_s(url: str, attempt: int, base_s: float) -> float:
     """Pause after the given attempt (from 1): base * 2^(attempt - 1), times a jitter in [0.5, 1).
 
@@ -389,6 +244,6 @@ def backoff_s(url: str, attempt: int, base_s: float) -> float:
 
 def _requestable(url: str) -> str:
     try:
-        return canonical_url(url, _MAX_REDIRECT_URL_BYTES)
+        return canonical_url(url, MAX_REQUEST_URL_BYTES)
     except UrlError as error:
         raise FetchError(error.code, error.detail) from error

@@ -1,0 +1,52 @@
+"""A tar whose bytes depend on its members alone: no time, no user, no machine."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from annotations_schema.layout import atomic_write
+
+_EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
+
+
+class Member(NamedTuple):
+    """A member to write: its name and the byte range of the spool that holds it."""
+
+    name: str
+    spool_offset: int
+    length: int
+
+
+def member_name(image_id: str, image_format: str) -> str:
+    """The name of an image in the tar: its id and the extension of its probed format."""
+    return f"{image_id}.{_EXTENSIONS.get(image_format, image_format)}"
+
+
+def write_tar(path: Path, spool: Path, members: Sequence[Member]) -> list[int]:
+    """Publish a tar atomically with the members in the given order.
+
+    Returns:
+        For each member the offset of its first data byte in the tar file.
+    """
+    offsets = []
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("wb") as target,
+        spool.open("rb") as source,
+        tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for member in members:
+            # A ustar header is one block; names and sizes here never need a second.
+            offsets.append(target.tell() + tarfile.BLOCKSIZE)
+            source.seek(member.spool_offset)
+            tar.addfile(_header(member), source)
+    return offsets
+
+
+def _header(member: Member) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(member.name)  # mtime, uid and gid are 0, mode is 0644
+    info.size = member.length
+    return info
