@@ -49,7 +49,9 @@ def resolve(card: WeightsCard, path: Path | None = None) -> Path:
     found = path if path is not None else _in_package(card)
     if not found.is_file():
         raise WeightsError(f"{card.name}: no weights at {found}; {_mend(card)}")
-    if card.sha256 is not None and card.attribute is None:
+    # A path given by the user is the weights file itself, also where a package wraps it.
+    is_weights_file = card.attribute is None or path is not None
+    if card.sha256 is not None and is_weights_file:
         _check(card, sha256_file(found), found)
     return found
 
@@ -61,7 +63,6 @@ def read_weights(card: WeightsCard, path: Path | None = None) -> bytes:
         WeightsError: as `resolve`, or the module holds no such literal.
     """
     found = resolve(card, path)
-    # A path given by the user is the weights file itself, also where a package wraps it.
     if card.attribute is None or path is not None:
         return found.read_bytes()
     data = _bytes_literal(card, found)

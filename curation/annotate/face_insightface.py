@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from numpy.typing import NDArray
 
 from annotations_schema.errors import UsageError, WeightsError
 from annotations_schema.layout import sha256_file
-from annotations_schema.manifest import DetectorRecord
+from annotations_schema.provenance import DetectorRecord
 from annotations_schema.regions import FaceRegions
 from annotations_schema.weights import WeightsCard, resolve
-from curation.annotate.cards import INSIGHTFACE_ONNX, insightface_pack_dir
-from curation.annotate.detectors import DetectorOptions
+from curation.annotate.cards import INSIGHTFACE_ONNX, given_file, insightface_pack_dir
 from curation.annotate.frame import face_regions
 from curation.annotate.onnx_session import (
     execution_providers,
@@ -35,6 +33,7 @@ from curation.annotate.onnx_session import (
     require_active,
     session_options,
 )
+from curation.annotate.protocols import DetectorOptions, library_version
 
 SCORE_MIN = 0.5
 INPUT_SIDES_PX = (128, 640)
@@ -49,12 +48,12 @@ class InsightFaceDetector:
         self._model = _open_model(card, file, options)
         self._model.det_thresh = SCORE_MIN if options.score_min is None else options.score_min
         self._sizes = _input_sizes(card, self._model, options)
-        self.errors = (cv2.error, *onnx_errors())
+        self.errors: tuple[type[Exception], ...] = (cv2.error, *onnx_errors())
         self.num_dropped = 0
         self.record = DetectorRecord(
             name=card.name,
-            library="insightface, onnxruntime",
-            library_version=f"{version('insightface')}, {version('onnxruntime')}",
+            library="insightface",
+            library_version=library_version("insightface", "onnxruntime"),
             weights_sha256=sha256_file(file),
             weights_licence=card.licence,
             thresholds={"score_min": self._model.det_thresh, "iou_max": self._model.nms_thresh},
@@ -74,14 +73,11 @@ class InsightFaceDetector:
 
 def _weights_file(card: WeightsCard, options: DetectorOptions) -> Path:
     """The file given (or inside the pack folder given), else the pack's, downloaded if need be."""
-    given = options.weights
-    if given is None and card is not INSIGHTFACE_ONNX:
-        given = _pack_dir(card)
-    if given is not None and given.is_dir():
-        # One pack's archive holds its folder a second time.
-        nested = sorted(given.rglob(card.file))
-        given = nested[0] if nested else given / card.file
-    return resolve(card, given)
+    if options.weights is not None:
+        return resolve(card, given_file(card, options.weights))
+    if card is INSIGHTFACE_ONNX:
+        return resolve(card)
+    return resolve(card, given_file(card, _pack_dir(card)))
 
 
 def _pack_dir(card: WeightsCard) -> Path:
@@ -123,8 +119,8 @@ def _open_model(card: WeightsCard, file: Path, options: DetectorOptions) -> Any:
         ) from error
     if not isinstance(model, (SCRFD, RetinaFace)) or not model.use_kps:
         raise WeightsError(
-            f"{card.name}: {file} is not a face detector with landmarks (an .onnx file with 9 or 15 outputs); "
-            f"{card.hint}"
+            f"{card.name}: {file} is not an .onnx face detector with landmarks "
+            f"(9 or 15 outputs); {card.hint}"
         )
     require_active(model.session, options.provider)
     return model

@@ -7,8 +7,7 @@ from typing import Any
 import onnxruntime
 
 from annotations_schema.errors import UsageError, WeightsError
-from curation.annotate.detectors import Provider
-
+from curation.annotate.protocols import Provider
 
 _EXECUTION_PROVIDERS = {
     Provider.CPU: "CPUExecutionProvider",
@@ -51,6 +50,8 @@ def open_session(model: bytes, name: str, threads: int, provider: Provider) -> A
         WeightsError: `model` is no ONNX graph that onnxruntime can run.
     """
     providers = execution_providers(provider)
+    if provider is Provider.CUDA:
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that torch's wheels brought along
     try:
         session = onnxruntime.InferenceSession(
             model, sess_options=session_options(threads), providers=providers

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import sys
 from contextlib import redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from numpy.typing import NDArray
 
 from annotations_schema.errors import UsageError, WeightsError
 from annotations_schema.layout import sha256_file
-from annotations_schema.manifest import DetectorRecord
+from annotations_schema.provenance import DetectorRecord
 from annotations_schema.regions import TextRegions
 from annotations_schema.weights import WeightsCard, resolve
 from curation.annotate.cards import doctr_cache_file
-from curation.annotate.detectors import DetectorOptions, Provider
 from curation.annotate.frame import text_regions
+from curation.annotate.protocols import DetectorOptions, Provider, library_version
 
 
 class DoctrDetector:
@@ -52,12 +51,12 @@ class DoctrDetector:
         self._predictor = detection.detection_predictor(
             model, assume_straight_pages=False, preserve_aspect_ratio=True, symmetric_pad=True
         ).to(_device(options.provider))
-        self.errors = (cv2.error, RuntimeError)
+        self.errors: tuple[type[Exception], ...] = (cv2.error, RuntimeError)
         self.num_dropped = 0
         self.record = DetectorRecord(
             name=card.name,
-            library="python-doctr, torch",
-            library_version=f"{version('python-doctr')}, {version('torch')}",
+            library="python-doctr",
+            library_version=library_version("python-doctr", "torch"),
             weights_sha256=sha256_file(file),
             weights_licence=card.licence,
             thresholds={
@@ -72,7 +71,7 @@ class DoctrDetector:
         """Text regions of an image (H, W, 3) uint8 RGB."""
         height, width = image.shape[:2]
         (found,) = self._predictor([image])
-        corners = np.concatenate([relative for relative in found.values()])
+        corners = np.concatenate(list(found.values()))
         quads = quads_in_edges(corners[:, :4], width, height, self._side)
         regions, num_dropped = text_regions(quads, corners[:, 4, 1], width, height)
         self.num_dropped += num_dropped

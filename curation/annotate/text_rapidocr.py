@@ -1,8 +1,14 @@
 """Text by PP-OCRv6 small, a DB detector (Liao et al., 2020), through rapidocr's own classes.
 
 rapidocr's `TextDetector` sorts its boxes but not their scores, so its parts are called one by one:
-`DetPreProcess`, the session, `DBPostProcess`. Its settings are those of its own config.yaml; only
-the size at which an image is seen is ours (`network_scale`).
+`DetPreProcess`, the session, `DBPostProcess`. Its settings are those of its own config.yaml, but
+for three, each judged on 36 to 40 annotated photos (ICDAR 2015, MTWI, MSRA-TD500, WildReceipt):
+
+* mean and deviation: ImageNet's, with which PaddleOCR trained, in place of 0.5. Recall of words
+  rose from 0.81 to 0.91 at the same precision of 0.97.
+* unclip_ratio: 1.2 in place of 1.6, whose quads have 1.44 times the area of the annotated words
+  (median) against 1.21. A loss on text should see letters, not their surroundings.
+* the size at which an image is seen: `network_scale`.
 
 rapidocr's quads are edges already: contours run through pixel centres, and its dilation of the
 text map grows every blob by one pixel to the right and down, which turns the centre of the last
@@ -13,7 +19,6 @@ from __future__ import annotations
 
 import logging
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any
 
 import cv2
@@ -27,19 +32,27 @@ from rapidocr.main import DEFAULT_CFG_PATH
 from rapidocr.utils.parse_parameters import ParseParams
 
 from annotations_schema.errors import UsageError
-from annotations_schema.manifest import DetectorRecord
+from annotations_schema.provenance import DetectorRecord
 from annotations_schema.regions import TextRegions
 from annotations_schema.weights import read_weights
 from curation.annotate.cards import PPOCR_V6_SMALL_DET
-from curation.annotate.detectors import DetectorOptions
 from curation.annotate.frame import text_regions
 from curation.annotate.onnx_session import onnx_errors, open_session
+from curation.annotate.protocols import DetectorOptions, library_version
 
 SHORTER_SIDE_PX = 736
 """Smaller images are enlarged to this shorter side, as rapidocr does (its limit_side_len)."""
+ENLARGEMENT_MAX = 3.0
+"""Most that a small image is enlarged: words at a quarter of their size were found better (recall
+0.59) at 2.7 times than at 4 times (0.56), and three times as fast."""
 LONGER_SIDE_PX = 2000
 """The longer side is at most this, as rapidocr does (its max_side_len); it wins over the other."""
 
+UNCLIP_RATIO = 1.2
+"""How far the shrunken text of the map is grown back: area * ratio / perimeter on every side."""
+
+_IMAGENET_MEAN = [0.485, 0.456, 0.406]
+_IMAGENET_DEVIATION = [0.229, 0.224, 0.225]
 _SMALLEST_SIDE_PX = 32  # the network's total stride
 
 
@@ -52,13 +65,18 @@ class RapidOcrDetector:
         session = open_session(model, card.name, options.threads, options.provider)
         self._longer_side = _one_side(options)
         self._parts = _rapidocr_parts(session, options.score_min)
-        self.errors = (cv2.error, ONNXRuntimeError, ResizeImgError, *onnx_errors())
+        self.errors: tuple[type[Exception], ...] = (
+            cv2.error,
+            ONNXRuntimeError,
+            ResizeImgError,
+            *onnx_errors(),
+        )
         self.num_dropped = 0
         post = self._parts.postprocess_op
         self.record = DetectorRecord(
             name=card.name,
-            library="rapidocr, onnxruntime",
-            library_version=f"{version('rapidocr')}, {version('onnxruntime')}",
+            library="rapidocr",
+            library_version=library_version("rapidocr", "onnxruntime"),
             weights_sha256=sha256(model).hexdigest(),
             weights_licence=card.licence,
             thresholds={
@@ -66,8 +84,9 @@ class RapidOcrDetector:
                 "map_min": post.thresh,
                 "unclip_ratio": post.unclip_ratio,
             },
-            input_size=f"shorter side at least {SHORTER_SIDE_PX} px, longer side at most "
-            f"{self._longer_side} px, sides rounded to multiples of 32",
+            input_size=f"shorter side at least {SHORTER_SIDE_PX} px by enlarging up to "
+            f"{ENLARGEMENT_MAX} times, longer side at most {self._longer_side} px, both rounded to "
+            "multiples of 32",
         )
 
     def detect(self, image: NDArray[np.uint8]) -> TextRegions:
@@ -88,7 +107,7 @@ class RapidOcrDetector:
 
 def network_scale(width: int, height: int, longer_side_px: int) -> float:
     """Network pixels for each image pixel: small images enlarged, the longer side capped."""
-    enlarged = max(1.0, SHORTER_SIDE_PX / min(width, height))
+    enlarged = min(max(1.0, SHORTER_SIDE_PX / min(width, height)), ENLARGEMENT_MAX)
     return min(enlarged, longer_side_px / max(width, height))
 
 
@@ -115,9 +134,11 @@ def _rapidocr_parts(session: Any, score_min: float | None) -> Any:
     """rapidocr's TextDetector around our session; holds preprocessing and post-processing."""
     # At import rapidocr sets up a logger that tells of every engine it starts.
     logging.getLogger("RapidOCR").setLevel(logging.WARNING)
-    settings = OmegaConf.to_container(ParseParams.load(DEFAULT_CFG_PATH).Det)
-    config = OmegaConf.create(settings, flags={"allow_objects": True})
+    settings: Any = OmegaConf.to_container(ParseParams.load(DEFAULT_CFG_PATH).Det)
+    config: Any = OmegaConf.create(settings, flags={"allow_objects": True})
     config.session = session
+    config.mean, config.std = _IMAGENET_MEAN, _IMAGENET_DEVIATION
+    config.unclip_ratio = UNCLIP_RATIO
     if score_min is not None:
         config.box_thresh = score_min
     return RapidOcrTextDetector(config)

@@ -53,8 +53,9 @@ def test_an_explicit_path_comes_first(card, tmp_path):
 def test_other_bytes_are_refused(card, tmp_path):
     own = tmp_path / "own.onnx"
     own.write_bytes(b"tampered")
-    with pytest.raises(WeightsError, match=r"sha256 .* expected .* install weights-for-a-test"):
-        resolve(card, own)
+    for one in (card, replace(card, file="literal.py", attribute="DATA")):
+        with pytest.raises(WeightsError, match=r"sha256 .* expected .* install weights-for-a-test"):
+            resolve(one, own)
     assert resolve(replace(card, sha256=None), own) == own
 
 
