@@ -65,9 +65,12 @@ class DatasetLayout:
         return self._shards_with_receipt("plan")
 
     def manifests(self) -> list[Path]:
-        """Manifests that are published: those whose annotate receipt stands, in order."""
-        shards = self._shards_with_receipt("annotate")
-        return [path for path in map(self.annotations, shards) if path.exists()]
+        """Manifests that are published, in order: their annotate receipt stands and gives them."""
+        receipts = (
+            read_receipt(self, "annotate", shard) for shard in self._shards_with_receipt("annotate")
+        )
+        published = (r.shard for r in receipts if r is not None and r.set_aside is None)
+        return [path for path in map(self.annotations, published) if path.exists()]
 
     def _shards_with_receipt(self, stage: str) -> list[str]:
         folder = self.receipt(stage, "000000").parent

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,13 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from curation.demo.packaged import font_files, packaged_file
 from curation.demo.photos import HELD_OUT_PHOTOS, TRAIN_PHOTOS, Box, Kind, Photo
+from curation.demo.pictures import exif_rotated
 from curation.demo.poster_grounds import PosterConfig
 from curation.demo.posters import PosterWord, choose_words, design_poster, paint
 from curation.demo.words import vocabulary
 
 POSTER_SIDES_PX = (384, 448, 512, 640)
 VARIANT_SIDES_PX = (320, 384, 448, 512)
-ROTATED = 6
-"""EXIF orientation: the stored picture must be turned clockwise by 90 degrees to be upright."""
-_ORIENTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +40,8 @@ class GalleryImage:
     licence: str
     source: str
     words: tuple[PosterWord, ...] = ()
-    """What is written where, in the upright picture; known for posters only."""
+    """What is written where, in edge coordinates of the upright picture; known for posters only.
+    The boxes are reading boxes: the ink and a little room."""
 
 
 def gallery(*, held_out: bool, num_posters: int, seed: int = 0) -> tuple[GalleryImage, ...]:
@@ -68,21 +67,8 @@ def gallery(*, held_out: bool, num_posters: int, seed: int = 0) -> tuple[Gallery
 
 def rotated_copy(image: GalleryImage) -> GalleryImage:
     """Returns the picture stored lying on its side as JPEG, with the EXIF mark that turns it up."""
-    upright = Image.open(io.BytesIO(image.data)).convert("RGB")
-    exif = Image.Exif()
-    exif[_ORIENTATION_TAG] = ROTATED
-    stored = upright.transpose(Image.Transpose.ROTATE_90)
-    buffer = io.BytesIO()
-    stored.save(buffer, "JPEG", quality=92, exif=exif)
-    return GalleryImage(
-        name=f"{Path(image.name).stem}-on-its-side.jpg",
-        data=buffer.getvalue(),
-        kind=image.kind,
-        caption=image.caption,
-        licence=image.licence,
-        source=image.source,
-        words=image.words,
-    )
+    name = f"{Path(image.name).stem}-on-its-side.jpg"
+    return replace(image, name=name, data=exif_rotated(image.data))
 
 
 def _photograph(photo: Photo) -> GalleryImage:
@@ -180,7 +166,9 @@ def _posters(
             caption=f'A poster that says "{" ".join(chosen)}"',
             licence=behind.licence if behind else "CC0-1.0",
             source=f"drawn by this demo on {behind.name if behind else 'plain paper'}",
-            words=poster.words,
+            words=tuple(
+                word._replace(box_xyxy=word.reading_box(width, height)) for word in poster.words
+            ),
         )
 
 

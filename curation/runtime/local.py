@@ -35,11 +35,19 @@ def run_local(
         Exception: whatever `Stage.open` raised; shards in flight keep their state on disk.
     """
     line = _Line(stages, layout)
+    first_needed = len(stages)
     for shard in shards:
         index, skipped = first_unfinished(layout, stages, shard)
         yield from skipped
         line.inputs[index].put(shard)
-    yield from line.run()
+        first_needed = min(first_needed, index)
+    with ExitStack() as opened:
+        # All before the first shard: missing weights should cost no download, and a library that
+        # fetches its weights must not meet the opener that a running fetch installs.
+        for stage in stages[first_needed:]:
+            stage.open()
+            opened.callback(stage.close)
+        yield from line.run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +106,11 @@ class _Line:
         self.events.put(_End(error))
 
     def _run_stage(self, index: int) -> None:
-        stage = self.stages[index]
-        shards = iter(self.inputs[index].get, None)
-        with ExitStack() as opened:
-            for number, shard in enumerate(shards):
-                if self.stopping.is_set():
-                    return
-                if number == 0:
-                    stage.open()
-                    opened.callback(stage.close)
-                if self._do(stage, shard):
-                    self.inputs[index + 1].put(shard)
+        for shard in iter(self.inputs[index].get, None):
+            if self.stopping.is_set():
+                return
+            if self._do(self.stages[index], shard):
+                self.inputs[index + 1].put(shard)
 
     def _do(self, stage: Stage, shard: str) -> bool:
         """Whether `shard` got its receipt within `MAX_ATTEMPTS`."""
@@ -120,6 +122,8 @@ class _Line:
                     ShardEvent(stage=stage.name, shard=shard, kind=EventKind.DONE, receipt=receipt)
                 )
                 return True
+            if self.stopping.is_set():  # the stages may be closed by now: no fault of the shard
+                return False
             self.events.put(
                 failed_attempt(self.layout, stage, shard, num_attempts=num_attempts, error=error)
             )

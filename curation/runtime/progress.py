@@ -27,17 +27,21 @@ class StageProgress:
     rows_done: int = 0
     images_ok: int = 0
     shards_set_aside: int = 0
+    elapsed_s: float = 0.0
+    """From the start of the run to the last shard of this stage."""
 
     def __post_init__(self) -> None:
         self.shards_left = self.num_shards
         self.rows_left = self.num_rows
 
-    def take(self, event: ShardEvent, rows: int) -> bool:
+    def take(self, event: ShardEvent, rows: int, elapsed_s: float) -> bool:
         """Count an event over a shard of `rows` rows; whether the shard is now behind us."""
         if event.kind in (EventKind.STARTED, EventKind.RETRIED):
             return False
         self.shards_left -= 1
         self.rows_left -= rows
+        if event.kind is not EventKind.SKIPPED:
+            self.elapsed_s = elapsed_s
         if event.kind is EventKind.DONE:
             self.rows_done += rows
             self.images_ok += event.receipt.counts.get("ok", 0) if event.receipt else 0
@@ -50,13 +54,18 @@ class StageProgress:
         """Rows that this run finished without a usable image."""
         return self.rows_done - self.images_ok
 
-    def line(self, elapsed_s: float) -> str:
+    @property
+    def images_per_s(self) -> float:
+        """Images that this run brought through the stage, per second."""
+        return self.images_ok / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    def line(self) -> str:
         """One line for a log."""
-        rate = self.rows_done / elapsed_s if elapsed_s > 0 else 0.0
+        rate = self.rows_done / self.elapsed_s if self.elapsed_s > 0 else 0.0
         parts = [
             f"{self.name}: {self.num_shards - self.shards_left:,}/{self.num_shards:,} shards",
             f"{self.num_rows - self.rows_left:,}/{self.num_rows:,} rows",
-            f"{self.images_ok / elapsed_s if elapsed_s > 0 else 0.0:.1f} images/s",
+            f"{self.images_per_s:.1f} images/s",
             f"{self.rows_failed:,} without image",
         ]
         if self.shards_set_aside:
@@ -107,16 +116,16 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for bar in self.bars.values():
             bar.close()
-        if not self.bars:
+        if not self.bars and kind is None:
             self._lines()
 
     def update(self, event: ShardEvent) -> None:
         """Take one event of the runner."""
         stage, rows = self.stages[event.stage], self.rows[event.shard]
-        behind = stage.take(event, rows)
+        behind = stage.take(event, rows, self.clock() - self.start_s)
         if event.kind in (EventKind.RETRIED, EventKind.SET_ASIDE):
             self._say(f"{event.stage} {event.shard} {event.kind}: {event.detail}")
         if not behind:
@@ -127,22 +136,23 @@ class Progress:
             self._lines()
 
     def _move(self, bar: Any, stage: StageProgress, event: ShardEvent, rows: int) -> None:
+        bar.set_postfix_str(
+            f"{stage.images_per_s:.1f} images/s, {stage.rows_failed:,} without image, "
+            f"{stage.shards_left:,} shards left",
+            refresh=False,
+        )
         if event.kind is EventKind.SKIPPED:
             # Work of an earlier run fills the bar and leaves the rate and the ETA alone.
             bar.initial += rows
             bar.n += rows
         else:
             bar.update(rows)
-        elapsed_s = max(self.clock() - self.start_s, 1e-9)
-        bar.set_postfix_str(
-            f"{stage.images_ok / elapsed_s:.1f} images/s, {stage.rows_failed:,} without image, "
-            f"{stage.shards_left:,} shards left"
-        )
+        bar.refresh()
 
     def _lines(self) -> None:
         self.last_line_s = self.clock()
         for stage in self.stages.values():
-            self._say(stage.line(self.last_line_s - self.start_s))
+            self._say(stage.line())
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=self.stream)

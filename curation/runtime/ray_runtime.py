@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from annotations_schema.errors import InsightTokError
+from annotations_schema.errors import InsightTokError, UsageError
 from annotations_schema.layout import DatasetLayout
 from curation.runtime.stage import (
     MAX_ATTEMPTS,
@@ -40,47 +41,64 @@ from curation.runtime.stage import (
 OBJECT_STORE_BYTES = 100 * 2**20
 _WAIT_S = 1.0
 # Ray may not restart or repeat by itself: it would hide a death from the count.
-_OPTIONS: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-_FETCH_OPTIONS: dict[str, Any] = {**_OPTIONS, "num_cpus": 0, "scheduling_strategy": "SPREAD"}
+_NO_RESTART = {"max_restarts": 0, "max_task_retries": 0}
 
 
 @contextlib.contextmanager
 def cluster(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[None]:
     """A connection to Ray: the one this process has, the cluster at `address`, or a new local one.
 
+    While it lasts, standard output goes to standard error: Ray prints deaths of workers there.
+
     Args:
         address: `HOST:PORT`, `auto` (a cluster running on this machine), or None to start one.
         num_cpus: CPUs of a new local cluster; None takes all that this machine offers.
 
     Raises:
-        ConnectionError: no cluster answers at `address`.
+        UsageError: no cluster answers at `address`.
     """
-    if ray.is_initialized():
-        yield
-        return
+    with contextlib.redirect_stdout(sys.stderr):
+        if ray.is_initialized():
+            yield
+            return
+        _connect(address, num_cpus)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None, num_cpus: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray warns of a coming change in how it hides GPUs from CPU tasks; this is the new behaviour.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # "local" and not None: None would join whatever cluster runs on this machine.
     local: dict[str, Any] = {
+        "address": "local",
         "num_cpus": num_cpus,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({} if address else local),
-    )
+    options = {"address": address} if address else local
     try:
-        yield
-    finally:
-        ray.shutdown()
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise UsageError(
+            f"no Ray cluster at {address!r} ({one_line(str(error))}); start one with "
+            "`ray start --head`, or leave --ray-address away"
+        ) from error
 
 
 def available_cpus() -> int:
     """CPUs of the connected cluster, at least 1."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
+def available_gpus() -> int:
+    """GPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
 
 def run_ray(
@@ -90,6 +108,7 @@ def run_ray(
     *,
     num_workers: Mapping[str, int],
     threads: int = 1,
+    gpus: int = 0,
 ) -> Iterator[ShardEvent]:
     """Run `stages` over `shards` on the connected cluster and yield what happens, as it happens.
 
@@ -99,11 +118,12 @@ def run_ray(
         layout: the dataset; the same path on every node.
         num_workers: most actors per stage name; fewer start where there is less work.
         threads: threads of the numeric libraries in each actor.
+        gpus: GPUs that each annotate actor claims for itself.
 
     Raises:
         InsightTokError: what `Stage.open` raised, or that workers die while they open.
     """
-    pool = _Pool(stages, layout, num_workers, threads)
+    pool = _Pool(stages, layout, num_workers, threads, gpus)
     for shard in shards:
         index, skipped = first_unfinished(layout, stages, shard)
         yield from skipped
@@ -118,7 +138,10 @@ def run_ray(
 class _Worker:
     """What runs in an actor process: one opened stage."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, threads: int) -> None:
+        # Here and not by Ray's runtime_env, which costs every actor a fresh interpreter (1.2 s):
+        # the numeric libraries read these when `open` loads them.
+        os.environ.update(thread_environment(threads))
         self.stage = stage
 
     def open(self) -> int:
@@ -149,11 +172,13 @@ class _Pool:
         layout: DatasetLayout,
         num_workers: Mapping[str, int],
         threads: int,
+        gpus: int,
     ) -> None:
         self.stages = stages
         self.layout = layout
         self.num_workers = [max(1, num_workers[stage.name]) for stage in stages]
-        self.environment = {"env_vars": thread_environment(threads)}
+        self.threads = threads
+        self.gpus = gpus
         self.waiting: list[deque[str]] = [deque() for _ in stages]
         self.idle: list[list[_Slot]] = [[] for _ in stages]
         self.busy: dict[Any, _Slot] = {}
@@ -196,10 +221,13 @@ class _Pool:
         stage = self.stages[index]
         # Fetch waits for the network: it must not take the CPUs that annotate counts on, and
         # without a CPU to claim it would crowd on one node.
-        options = _FETCH_OPTIONS if stage.name == "fetch" else _OPTIONS
-        actor: Any = (
-            ray.remote(_Worker).options(**options, runtime_env=self.environment).remote(stage)
+        options = (
+            {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+            if stage.name == "fetch"
+            else {"num_cpus": self.threads, "num_gpus": self.gpus}
         )
+        worker: Any = ray.remote(_Worker)
+        actor = worker.options(**_NO_RESTART, **options).remote(stage, self.threads)
         self.busy[actor.open.remote()] = _Slot(actor, index, shard)
 
     def _submit(self, slot: _Slot, shard: str) -> ShardEvent:

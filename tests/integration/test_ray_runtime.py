@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from annotations_schema.layout import (
     read_receipt,
     write_receipt,
 )
-from curation.runtime.ray_runtime import available_cpus, cluster, run_ray
+from curation.runtime.ray_runtime import available_cpus, available_gpus, cluster, run_ray
 from curation.runtime.stage import MAX_ATTEMPTS, EventKind, ShardEvent
 
 pytestmark = pytest.mark.ray
@@ -111,8 +112,10 @@ class RaisingStage(CopyStage):
         raise RuntimeError(f"no luck with {shard}")
 
 
-def run(layout: DatasetLayout, *stages: CopyStage) -> list[ShardEvent]:
-    return list(run_ray(stages, SHARDS, layout, num_workers=NUM_WORKERS))
+def run(
+    layout: DatasetLayout, *stages: CopyStage, num_workers: dict[str, int] = NUM_WORKERS
+) -> list[ShardEvent]:
+    return list(run_ray(stages, SHARDS, layout, num_workers=num_workers))
 
 
 def kinds(events: list[ShardEvent]) -> Counter[tuple[str, EventKind]]:
@@ -188,14 +191,29 @@ def test_an_exception_counts_as_an_attempt_and_its_message_is_kept(layout: Datas
 
 
 def test_an_error_of_open_reaches_the_driver_as_it_was_raised(layout: DatasetLayout) -> None:
-    with pytest.raises(WeightsError, match="^no weights$"):
+    with pytest.raises(WeightsError, match=r"^no weights$"):
         run(layout, CopyStage(layout.root, broken="weights"))
 
 
 def test_workers_that_die_while_they_open_end_the_run(layout: DatasetLayout) -> None:
     with pytest.raises(Exception, match="workers of stage fetch died one after another"):
-        run(layout, CopyStage(layout.root, broken="death"))
+        run(layout, CopyStage(layout.root, broken="death"), num_workers={"fetch": 1})
+
+
+def test_workers_claim_the_gpus_they_were_promised(layout: DatasetLayout) -> None:
+    """On a cluster without GPU an actor that claims one never starts; fetch claims none."""
+    events = run_ray(
+        [CopyStage(layout.root), CopyStage(layout.root, "annotate")],
+        SHARDS,
+        layout,
+        num_workers=NUM_WORKERS,
+        gpus=1,
+    )
+    seen = list(itertools.islice(events, 2 * len(SHARDS)))
+    events.close()  # type: ignore[attr-defined]
+    assert {event.stage for event in seen} == {"fetch"}
+    assert notes(layout, "annotate") == {}
 
 
 def test_the_cluster_offers_the_cpus_it_was_given() -> None:
-    assert available_cpus() == 2
+    assert (available_cpus(), available_gpus()) == (2, 0)

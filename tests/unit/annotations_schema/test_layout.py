@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -88,13 +88,13 @@ def test_a_shard_set_aside_is_not_done(layout):
     assert not is_done(layout, "fetch", "000001", "c")
 
 
-def test_manifests_without_receipt_are_not_listed(layout):
-    for shard in ("000000", "000001"):
+def test_manifests_without_receipt_or_set_aside_are_not_listed(layout):
+    receipt = Receipt(stage="annotate", shard="000001", config_sha256="c", outputs={}, rows=1)
+    for shard in ("000000", "000001", "000002"):
         layout.annotations(shard).parent.mkdir(exist_ok=True)
         layout.annotations(shard).write_bytes(b"x")
-    write_receipt(
-        layout, Receipt(stage="annotate", shard="000001", config_sha256="c", outputs={}, rows=1)
-    )
+    write_receipt(layout, receipt)
+    write_receipt(layout, replace(receipt, shard="000002", set_aside="its worker died"))
     assert layout.manifests() == [layout.annotations("000001")]
 
 

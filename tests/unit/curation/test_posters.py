@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from curation.demo.poster_grounds import (
     contrast_ratio,
     relative_luminance,
 )
-from curation.demo.posters import LINE_BREAKS, Design, choose_words, design_poster, paint
+from curation.demo.posters import LINE_BREAKS, Design, Poster, choose_words, design_poster, paint
 from curation.demo.words import WORDS, vocabulary
 
-NUM_DESIGNS = 40
+NUM_DESIGNS = 24
 
 
 def _photo(seed: int) -> np.ndarray:
@@ -40,9 +41,13 @@ def designs() -> list[Design]:
     return [_design(seed) for seed in range(NUM_DESIGNS)]
 
 
-def test_all_ink_lies_inside_the_word_boxes(designs: list[Design]) -> None:
-    for design in designs:
-        poster = paint(design)
+@pytest.fixture(scope="module")
+def posters(designs: list[Design]) -> list[Poster]:
+    return [paint(design) for design in designs]
+
+
+def test_all_ink_lies_inside_the_word_boxes(designs: list[Design], posters: list[Poster]) -> None:
+    for design, poster in zip(designs, posters, strict=True):
         outside = np.ones(poster.image.shape[:2], dtype=bool)
         for word in poster.words:
             x0, y0, x1, y1 = (int(edge) for edge in word.box_xyxy)
@@ -62,27 +67,29 @@ def test_every_side_of_a_word_box_touches_ink(designs: list[Design]) -> None:
             assert all(side.any() for side in sides), word
 
 
-def test_words_stay_inside_the_poster_with_room_around(designs: list[Design]) -> None:
-    for design in designs:
-        height, width = design.canvas.shape[:2]
-        for word in paint(design).words:
+def test_words_stay_inside_the_poster_with_room_around(posters: list[Poster]) -> None:
+    for poster in posters:
+        height, width = poster.image.shape[:2]
+        for word in poster.words:
             x0, y0, x1, y1 = word.box_xyxy
             assert 4 <= x0 < x1 <= width - 4, word
             assert 4 <= y0 < y1 <= height - 4, word
 
 
-def test_words_do_not_overlap(designs: list[Design]) -> None:
-    for design in designs:
-        taken = np.zeros(design.canvas.shape[:2], dtype=int)
-        for word in paint(design).words:
+def test_words_do_not_overlap(posters: list[Poster]) -> None:
+    for poster in posters:
+        taken = np.zeros(poster.image.shape[:2], dtype=int)
+        for word in poster.words:
             x0, y0, x1, y1 = (int(edge) for edge in word.box_xyxy)
             taken[y0:y1, x0:x1] += 1
         assert taken.max() == 1
 
 
-def test_words_can_be_told_from_what_lies_behind_them(designs: list[Design]) -> None:
-    for design in designs:
-        for word, seen in zip(design.words, paint(design).words, strict=True):
+def test_words_can_be_told_from_what_lies_behind_them(
+    designs: list[Design], posters: list[Poster]
+) -> None:
+    for design, poster in zip(designs, posters, strict=True):
+        for word, seen in zip(design.words, poster.words, strict=True):
             x0, y0, x1, y1 = (int(edge) for edge in seen.box_xyxy)
             behind = relative_luminance(design.canvas[y0:y1, x0:x1])
             ink = relative_luminance(np.array(word.colour, dtype=np.uint8))
@@ -98,8 +105,7 @@ def test_no_line_is_set_smaller_than_asked(designs: list[Design]) -> None:
 def test_letters_come_in_many_sizes(designs: list[Design]) -> None:
     sizes = [word.size_px for design in designs for word in design.words]
 
-    assert min(sizes) < 30
-    assert max(sizes) > 100
+    assert max(sizes) > 4 * min(sizes)
 
 
 def test_words_are_read_from_top_to_bottom(designs: list[Design]) -> None:
@@ -148,7 +154,7 @@ def test_a_poster_has_one_to_six_words(num_words: int) -> None:
     ("field", "value"),
     [("width", 64), ("height", 5000), ("min_letter_px", 2), ("min_contrast", 20.0)],
 )
-def test_a_config_out_of_range_is_refused(field: str, value: float) -> None:
+def test_a_config_out_of_range_is_refused(field: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{field}={value}"):
         PosterConfig(**{field: value})
 

@@ -1,0 +1,242 @@
+"""The rules of `verify` over the rows of one manifest: addresses, headers, transforms, summaries.
+
+Each rule yields `RowFinding`s; the schema's own validation comes first and these go beyond it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from annotations_schema.codes import RegionState, Status
+from annotations_schema.images import DecodeLimits, ImageDecodeError, probe
+from annotations_schema.manifest import text_heights_px
+from annotations_schema.provenance import Provenance
+from annotations_schema.region_columns import FlatFaces, FlatText, flatten_faces, flatten_text
+from annotations_schema.regions import FaceRegions
+
+TRANSFORM_TOLERANCE = 1e-6
+SUMMARY_TOLERANCE = 1e-5
+_ADDRESS = ("sha256", "bytes", "shard", "offset", "length")
+_HEADER = ("format", "exif_orientation", "width", "height", "stored_width", "stored_height")
+# Annotate adds to a fetched row; these it hands on as they are.
+_HANDED_ON = (
+    *("image_id", "source_row", "source_name", "url", "caption", "license"),
+    *("sha256_expected", "sha256", "http_status", "attempts", "elapsed_ms", "fetched_at"),
+    *("shard", "offset", "length", "bytes"),
+)
+
+
+class RowFinding(NamedTuple):
+    """A broken rule; `row` is None where it concerns the whole table."""
+
+    row: int | None
+    column: str
+    rule: str
+    found: str
+
+
+def check_addresses(
+    table: pa.Table, tar: Path, shard: str, limits: DecodeLimits
+) -> Iterator[RowFinding]:
+    """Every stored image: its bytes hash to `sha256`, its header says what the row says."""
+    rows = table.select(["status", *_ADDRESS, *_HEADER]).to_pylist()
+    addressed = [(number, row) for number, row in enumerate(rows) if row["offset"] is not None]
+    if not addressed:
+        return
+    if not tar.exists():
+        yield RowFinding(None, f"images/{tar.name}", "the tar of the addresses exists", "absent")
+        return
+    with tar.open("rb") as file:
+        for number, row in addressed:
+            yield from _check_address(file, number, row, shard, limits)
+
+
+def _check_address(
+    file: BinaryIO, number: int, row: dict[str, Any], shard: str, limits: DecodeLimits
+) -> Iterator[RowFinding]:
+    if row["shard"] != shard:
+        rule = "an image lies in the tar of its own shard"
+        yield RowFinding(number, "shard", rule, repr(row["shard"]))
+        return
+    if row["bytes"] != row["length"]:
+        found = f"bytes {row['bytes']}, length {row['length']}"
+        yield RowFinding(number, "length", "length is the size of the image file", found)
+    file.seek(row["offset"])
+    data = file.read(row["length"])
+    if len(data) != row["length"]:
+        found = f"{len(data)} of {row['length']} bytes at {row['offset']}"
+        yield RowFinding(number, "offset", "the address lies inside the tar", found)
+        return
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != row["sha256"]:
+        rule = "the bytes at the address hash to sha256"
+        yield RowFinding(number, "sha256", rule, f"{sha256[:16]}..., not {row['sha256'][:16]}...")
+    elif row["status"] == Status.OK:
+        yield from _check_header(data, number, row, limits)
+
+
+def _check_header(
+    data: bytes, number: int, row: dict[str, Any], limits: DecodeLimits
+) -> Iterator[RowFinding]:
+    try:
+        header = probe(data, limits)._asdict()
+    except ImageDecodeError as error:
+        yield RowFinding(number, "format", "an ok row holds an image", str(error))
+        return
+    for name in _HEADER:
+        if row[name] != header[name]:
+            rule = f"{name} is what the image header says"
+            yield RowFinding(number, name, rule, f"{row[name]}, header {header[name]}")
+
+
+def check_faces(table: pa.Table) -> Iterator[RowFinding]:
+    """Alignments fitted again from the stored landmarks are those that are stored."""
+    flat = flatten_faces(table)
+    stored = flat.regions
+    again = FaceRegions.from_landmarks(
+        stored.box_xyxy, stored.score, stored.landmarks_5, *_no_cut(stored)
+    )
+    rows = _row_of_region(flat)
+    rule = "crop_from_image is the fit of landmarks_5"
+    for index in np.flatnonzero(_differs(stored.crop_from_image, again.crop_from_image)):
+        found = f"face {_position(rows, index)}: {stored.crop_from_image[index].ravel().tolist()}"
+        yield RowFinding(int(rows[index]), "face_regions.crop_from_image", rule, found)
+    for index in np.flatnonzero(_differs(stored.residual_px, again.residual_px)):
+        found = f"face {_position(rows, index)}: {stored.residual_px[index]}"
+        rule = "residual_px is that of the fit"
+        yield RowFinding(int(rows[index]), "face_regions.residual_px", rule, found)
+    for index in np.flatnonzero(stored.is_valid != again.is_valid):
+        found = f"face {_position(rows, index)}: {bool(stored.is_valid[index])}"
+        rule = "is_valid is the fit's verdict"
+        yield RowFinding(int(rows[index]), "face_regions.is_valid", rule, found)
+
+
+def _no_cut(faces: FaceRegions) -> tuple[int, int]:
+    """A size so large that no box is cut: only the alignments are of interest."""
+    most = int(np.ceil(faces.box_xyxy.max(initial=1.0))) + 1
+    return most, most
+
+
+def _differs(stored: NDArray[Any], again: NDArray[Any]) -> NDArray[np.bool_]:
+    """Per region: whether any number is off by more than 1e-6 of its size, or NaN in one only."""
+    close = np.isclose(
+        stored.astype(np.float64),
+        again.astype(np.float64),
+        rtol=TRANSFORM_TOLERANCE,
+        atol=TRANSFORM_TOLERANCE,
+        equal_nan=True,
+    )
+    differs: NDArray[np.bool_] = np.logical_not(close.all(axis=tuple(range(1, close.ndim))))
+    return differs
+
+
+def _row_of_region(flat: FlatText | FlatFaces) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(flat.offsets) - 1), np.diff(flat.offsets))
+
+
+def _position(rows: NDArray[np.int64], index: np.intp) -> int:
+    """Number of a region within its row."""
+    return int(index - np.searchsorted(rows, rows[index]))
+
+
+def check_summaries(table: pa.Table) -> Iterator[RowFinding]:
+    """The summary columns computed again from the regions are those that are stored."""
+    for name, expected in summaries(table).items():
+        found = table.column(name).cast(pa.float64()).to_numpy()
+        same = np.isclose(
+            found, expected, rtol=SUMMARY_TOLERANCE, atol=SUMMARY_TOLERANCE, equal_nan=True
+        )
+        for number in np.flatnonzero(~same):
+            rule = f"{name} follows from the regions"
+            yield RowFinding(
+                int(number), name, rule, f"{found[number]:g}, expected {expected[number]:g}"
+            )
+
+
+def summaries(table: pa.Table) -> dict[str, NDArray[np.float64]]:
+    """The summary columns (rows,) float64, NaN where the regions are unknown.
+
+    Whole columns at once: row by row this would take longer than hashing the images.
+    """
+    text, faces = flatten_text(table), flatten_faces(table)
+    sides = faces.regions.box_xyxy[:, 2:] - faces.regions.box_xyxy[:, :2]
+    of_text, of_faces = _PerRow(table, "text_regions", text), _PerRow(table, "face_regions", faces)
+    return {
+        "num_text": of_text.sum(np.ones(len(text.regions))),
+        "text_area_fraction": np.minimum(of_text.sum(text.regions.area_fraction), 1.0),
+        "max_text_score": of_text.max(text.regions.score),
+        "max_text_height_px": of_text.max(text_heights_px(text.regions)),
+        "num_faces": of_faces.sum(np.ones(len(faces.regions))),
+        "face_area_fraction": np.minimum(of_faces.sum(faces.regions.area_fraction), 1.0),
+        "max_face_score": of_faces.max(faces.regions.score),
+        "max_face_side_px": of_faces.max(sides.max(axis=1, initial=0.0)),
+    }
+
+
+class _PerRow:
+    """Sums and maxima over the regions of each row; NaN where a row's list is null."""
+
+    def __init__(self, table: pa.Table, column: str, flat: FlatText | FlatFaces) -> None:
+        self.rows = _row_of_region(flat)
+        self.num_rows = len(table)
+        self.is_unknown = table.column(column).is_null().to_numpy()
+
+    def sum(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return self._known(np.bincount(self.rows, values, self.num_rows))
+
+    def max(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        most = np.zeros(self.num_rows)
+        np.maximum.at(most, self.rows, values)
+        return self._known(most)
+
+    def _known(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.where(self.is_unknown, np.nan, values.astype(np.float64))
+
+
+def check_states(table: pa.Table, provenance: Provenance) -> Iterator[RowFinding]:
+    """A detector of the footer looked at every ok row; no other detector looked at any."""
+    detectors = {"text": provenance.text_detector, "face": provenance.face_detector}
+    is_ok = np.array([status == Status.OK for status in table.column("status").to_pylist()])
+    for kind, record in detectors.items():
+        name = f"{kind}_state"
+        states = np.array(table.column(name).to_pylist(), dtype=object)
+        not_run = states == RegionState.NOT_RUN
+        if record is None:
+            wrong, rule = ~not_run, f"{name} is not_run: the footer names no {kind} detector"
+        else:
+            wrong = is_ok & not_run
+            rule = f"{name} of an ok row says what was found: the footer names a {kind} detector"
+        for number in np.flatnonzero(wrong):
+            yield RowFinding(int(number), name, rule, str(states[number]))
+
+
+def check_handed_on(table: pa.Table, fetched: pa.Table) -> Iterator[RowFinding]:
+    """What fetch wrote of a row stands unchanged in the manifest."""
+    names = [
+        *(name for name in _HANDED_ON if name in fetched.column_names),
+        *(name for name in fetched.column_names if name.startswith("input_")),
+    ]
+    for name in names:
+        if name not in table.column_names:
+            yield RowFinding(None, name, "columns of fetch are handed on", "absent")
+            continue
+        pairs = zip(table.column(name).to_pylist(), fetched.column(name).to_pylist(), strict=True)
+        for number, (now, before) in enumerate(pairs):
+            if now != before:
+                found = f"{now!r}, fetch wrote {before!r}"
+                yield RowFinding(number, name, f"{name} is as fetch wrote it", found)
+
+
+def count_regions(table: pa.Table) -> dict[str, int]:
+    """Stored images, text regions and faces of a table, for the list of what was checked."""
+    total = {"images": len(table) - table.column("offset").null_count}
+    for label, name in (("text_regions", "num_text"), ("faces", "num_faces")):
+        total[label] = sum(count or 0 for count in table.column(name).to_pylist())
+    return total
