@@ -7,6 +7,7 @@ DataLoader hands their results out in the order of the sampler.
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -125,9 +126,15 @@ def batches(
         num_workers=config.num_workers,
         collate_fn=functools.partial(_load_batch, config=config),
         pin_memory=pin_memory,
+        worker_init_fn=_ignore_interrupts,
         # The loader draws its worker seeds from here instead of from the global generator.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training process decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _load_batch(loaded: list[_LoadedSample], config: StreamConfig) -> LoadedBatch:

@@ -217,7 +217,7 @@ def _cut_pixels(image: UInt8, window: Window, size_px: int) -> UInt8:
     if window.side_px != size_px:
         # Pillow widens the filter when it reduces, so thin strokes do not alias.
         resized = Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.LANCZOS)
-        pixels = np.asarray(resized)
+        pixels = np.array(resized)
     return np.ascontiguousarray(pixels[:, ::-1] if window.is_mirrored else pixels)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class PatchDiscriminator(nn.Module):
         self.config = config
         widths = [config.channels * min(2**i, _MAX_MULTIPLIER) for i in range(config.num_layers)]
         layers: list[nn.Module] = [_conv(3, widths[0], stride=2), nn.LeakyReLU(0.2)]
-        for width_in, width in zip(widths, widths[1:], strict=False):
+        for width_in, width in pairwise(widths):
             layers += _normed(config, width_in, width, stride=2)
         last = config.channels * min(2**config.num_layers, _MAX_MULTIPLIER)
         layers += _normed(config, widths[-1], last, stride=1)

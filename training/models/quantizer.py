@@ -7,6 +7,7 @@ N x K matrix, and they are applied once per optimizer step, so gradient accumula
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -99,9 +100,11 @@ class EmaQuantizer(nn.Module):
         self.frozen = False
         self.embedding = nn.Embedding(config.codebook_size, config.codebook_dim)
         self.embedding.weight.requires_grad_(False)
-        bound = 1.0 / config.codebook_size
-        self.embedding.weight.data.uniform_(-bound, bound).copy_(self.codes())
-        self.register_buffer("embed_avg", self.embedding.weight.detach().clone())
+        nn.init.uniform_(
+            self.embedding.weight, -1.0 / config.codebook_size, 1.0 / config.codebook_size
+        )
+        self.embedding.weight.copy_(self.codes())
+        self.register_buffer("embed_avg", self.embedding.weight.clone())
         self.register_buffer("cluster_size", torch.ones(config.codebook_size))
         # -1 marks places of the window that no index has filled yet.
         self.register_buffer("codebook_used", torch.full((USAGE_WINDOW,), -1, dtype=torch.int64))
@@ -138,7 +141,9 @@ class EmaQuantizer(nn.Module):
         # only z.e.
         half_norms = 0.0 if self.config.is_normalized else codes.square().sum(1) / 2
         rows = max(1, _MAX_SIMILARITIES // len(codes))
-        return torch.cat([(part @ codes.T - half_norms).argmax(1) for part in flat.split(rows)])
+        return torch.cat(
+            [(part @ codes.T - half_norms).argmax(1) for part in torch.split(flat, rows)]
+        )
 
     @torch.no_grad()
     def _collect(self, flat: Tensor, indices: Tensor) -> None:
@@ -215,7 +220,8 @@ def codebook_perplexity(indices: Tensor, codebook_size: int) -> float:
 
 
 def _histogram(indices: Tensor, codebook_size: int) -> Tensor:
-    return torch.bincount(indices[indices >= 0].reshape(-1), minlength=codebook_size)
+    used = indices[indices >= 0]
+    return torch.bincount(used, minlength=codebook_size)
 
 
 def _draw(latents: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -225,5 +231,5 @@ def _draw(latents: Tensor, count: int, generator: torch.Generator) -> Tensor:
         picks = torch.randperm(num_latents, generator=generator)[:count]
         return latents.index_select(0, picks.to(latents.device))
     picks = torch.randint(num_latents, (count,), generator=generator)
-    noise = torch.randn(count, dim, generator=generator) * (0.01 / dim**0.5)
+    noise = torch.randn(count, dim, generator=generator) * (0.01 / math.sqrt(dim))
     return latents.index_select(0, picks.to(latents.device)) + noise.to(latents)

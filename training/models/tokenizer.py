@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from annotations_schema.errors import UsageError
-from training.models.autoencoder import AutoencoderConfig, Decoder, Encoder
+from training.models.autoencoder import AutoencoderConfig, Decoder, Encoder, initialise
 from training.models.quantizer import EmaQuantizer, QuantizerConfig, QuantizerOutput
 
 
@@ -38,10 +38,13 @@ CONFIGS: Mapping[str, TokenizerConfig] = {
         autoencoder=AutoencoderConfig(channels=128, num_res_blocks=2),
         quantizer=QuantizerConfig(codebook_dim=8),
     ),
+    # For CPUs. 4 px per token, since a stroke of small text is 2 to 4 px wide and 8 px lose it. Few
+    # channels at full resolution, where nearly all the time goes; no attention, whose cost would
+    # grow with the square of 1/16 of the pixels.
     "tiny": TokenizerConfig(
         autoencoder=AutoencoderConfig(
-            channels=24,
-            channel_multipliers=(1, 2, 4),
+            channels=16,
+            channel_multipliers=(1, 1, 4),
             num_res_blocks=1,
             attention_levels=(),
             middle_attention=False,
@@ -51,6 +54,7 @@ CONFIGS: Mapping[str, TokenizerConfig] = {
         quantizer=QuantizerConfig(codebook_size=1024, codebook_dim=32),
     ),
 }
+"""Named shapes."""
 
 
 class TokenizerOutput(NamedTuple):
@@ -80,6 +84,8 @@ class Tokenizer(nn.Module):
         self.quantize = EmaQuantizer(config.quantizer)
         self.post_quant_conv = nn.Conv2d(dim, z_channels, 1)
         self.decoder = Decoder(config.autoencoder)
+        for part in (self.encoder, self.quant_conv, self.post_quant_conv, self.decoder):
+            initialise(part)
 
     @property
     def downsampling(self) -> int:
@@ -118,12 +124,6 @@ class Tokenizer(nn.Module):
     def update_codebook(self, generator: torch.Generator) -> None:
         """Moves the codebook; call it after each optimizer step (see `EmaQuantizer`)."""
         self.quantize.update_codebook(generator)
-
-    def train_decoder_only(self) -> None:
-        """Freezes encoder, its 1x1 convolution and the codebook: the third phase of the method."""
-        self.encoder.requires_grad_(False)
-        self.quant_conv.requires_grad_(False)
-        self.quantize.frozen = True
 
     def _check_images(self, x: Tensor) -> None:
         f = self.downsampling
