@@ -87,7 +87,7 @@ def tiny() -> TrainConfig:
             min_side_px=32,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, final_rate=0.05, warmup_steps=10),
-        # Two layers and narrower banners: on a CPU the frozen networks cost more than the tokenizer.
+        # On a CPU the frozen networks cost more than the tokenizer: two layers, narrow banners.
         nets=FrozenNetsConfig(perceptual_layers=("relu1_2", "relu2_2"), text_width=128),
         log=LogConfig(metrics_every=10, preview_every=100, checkpoint_every=100),
         ema_decay=0.98,
