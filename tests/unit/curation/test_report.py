@@ -142,9 +142,7 @@ def test_the_aligned_crop_is_a_picture_of_112_by_112(page: Page) -> None:
         assert np.asarray(picture).std() > 20
 
 
-def test_the_same_seed_gives_the_same_sheet(
-    finished_dataset: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_sheet(finished_dataset: Path, tmp_path: Path) -> None:
     def tiles(name: str, seed: int) -> list[str | None]:
         config = ReportConfig(num_images=2, seed=seed)
         written = write_report(DatasetLayout(finished_dataset), tmp_path / name, config)
