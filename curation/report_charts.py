@@ -86,7 +86,7 @@ def histogram(
 def count_histogram(title: str, values: NDArray[np.int64], *, tone: str = "plain") -> Chart:
     """Bars for how many images have 0, 1, 2, ... of something; values (N,) are at least 0."""
     counts, _ = np.histogram(values, bins=np.array(_COUNT_EDGES))
-    most = max(1, counts.max())
+    most = max(1, int(counts.max()))
     step = 1 / len(_COUNT_LABELS)
     return Chart(
         title=title,

@@ -146,7 +146,7 @@ def _break_lines(font: Path, words: Sequence[str], area: Rectangle) -> tuple[lis
     """Returns the lines whose smallest letters are largest, and the font size of those letters."""
     options = []
     for counts in LINE_BREAKS[len(words)]:
-        ends = np.cumsum(counts)
+        ends = np.cumsum(counts).tolist()
         lines = [list(words[end - count : end]) for count, end in zip(counts, ends, strict=True)]
         options.append((lines, min(_fitting_sizes(font, lines, area))))
     return max(options, key=lambda option: option[1])
