@@ -40,7 +40,7 @@ bench: $(INSTALLED)  ## measurements, printed with the machine's name
 	$(BIN)/python -m tests.benchmarks
 
 golden: $(INSTALLED)  ## write the golden files anew; their diff is to be explained in CHANGELOG.md
-	$(BIN)/python tests/golden/regen.py
+	$(BIN)/python -m tests.golden.regen
 
 constraints: $(INSTALLED)  ## resolve constraints.txt anew
 	@PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
