@@ -144,5 +144,6 @@ def test_the_checkpoints_are_judged_and_reconstruct(road):
         road.folder / "reconstructed",
     )
     (made,) = (p for p in (road.folder / "reconstructed").rglob("teal.png"))
-    assert Image.open(made).size == (90, 70)
+    with Image.open(made) as reconstruction:
+        assert reconstruction.size == (90, 70)
     assert sha256_file(made) != sha256_file(pictures / "teal.png")
