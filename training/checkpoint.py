@@ -68,8 +68,10 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
             warnings.simplefilter("ignore")  # of files that are refused a moment later
             state = torch.load(path, map_location=device, weights_only=True)
     except _NOT_A_CHECKPOINT as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path} is no tokenizer checkpoint ({reason[:120]})") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise UsageError(
+            f"{path} is no tokenizer checkpoint ({reason}); give a run's checkpoint.pt"
+        ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UsageError(f"{path} is no tokenizer checkpoint: it holds no 'model'")
     if state.get("version", VERSION) > VERSION:
