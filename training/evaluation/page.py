@@ -20,7 +20,8 @@ Image = NDArray[np.uint8]
 MAX_CROP_SIDE_PX = 320
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #1c1c1c }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c;
+       margin: 2rem auto; max-width: 1200px; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse } th, td { padding: .3rem .7rem; text-align: right }
 th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd }
