@@ -30,8 +30,8 @@ from annotations_schema.images import perceptual_hash
 from annotations_schema.layout import output_files, write_receipt
 
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-ASTRONAUT_FACE_BOX = (170.0, 65.0, 280.0, 200.0)
-ASTRONAUT_LANDMARKS = ((205, 113), (242, 111), (225, 136), (210, 157), (241, 155))
+ASTRONAUT_FACE_BOX = (177.0, 56.0, 272.0, 176.0)
+ASTRONAUT_LANDMARKS = ((204, 100), (247, 103), (224, 129), (206, 140), (244, 141))
 
 
 class Picture(NamedTuple):

@@ -1,4 +1,6 @@
 import json
+import os
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,6 +121,28 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path):
         write_and_fail()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
+
+
+def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    # The real calls are made; only their order is noted down.
+    events = []
+    sync, rename = os.fsync, Path.replace
+
+    def noted_sync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        events.append("sync folder" if is_folder else "sync file")
+        sync(descriptor)
+
+    def noted_rename(self: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_rename)
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert events == ["sync file", "rename", "sync folder"]
+    assert (tmp_path / "file").read_text() == "new"
 
 
 def test_hashes_are_of_content(tmp_path):

@@ -31,7 +31,7 @@ def test_manifest_images_bring_faces_text_boxes_and_pixels(root):
     assert found.has_transcriptions is False
     face = found.images[1].faces[0]
     assert face.landmarks_5.shape == (5, 2)
-    assert face.box_xyxy == pytest.approx((85.0, 32.5, 140.0, 100.0))
+    assert face.box_xyxy == pytest.approx((88.5, 28.0, 136.0, 88.0))
     np.testing.assert_array_equal(found.images[1].load(), portrait(256).image)
 
 
