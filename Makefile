@@ -1,6 +1,6 @@
 # Every target works from a bare clone on Python 3.11 or 3.12: the first one makes .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench golden constraints clean
+.PHONY: help install demo test test-all lint types bench golden constraints clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3 python,$(shell \
 	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1 && echo $(p))))
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make .venv with everything
 
@@ -25,7 +25,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## the whole road on real pictures, about five minutes, into ./demo
 	$(BIN)/python -m curation.demo --out $(DEMO_OUT)
 
-test: $(INSTALLED) lint types  ## every check and every test
+test: $(INSTALLED) lint types  ## every check and the tests, without the long editions
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: $(INSTALLED) lint types  ## every check and every test, with the long editions
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)  ## ruff and the import rules

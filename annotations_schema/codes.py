@@ -1,4 +1,4 @@
-"""The closed vocabularies of a manifest: status, stage, region state, failure code.
+"""The closed vocabularies of a manifest: status, stage, region state, failure code, flags.
 
 They are strings in the file, so a newer minor version may add members; a reader keeps unknown
 strings as they are.
@@ -19,6 +19,7 @@ class Status(StrEnum):
     FAILED = "failed"
     REFUSED = "refused"
     FILTERED = "filtered"
+    TOMBSTONED = "tombstoned"
 
 
 class Stage(StrEnum):
@@ -37,6 +38,21 @@ class RegionState(StrEnum):
     NONE = "none"
     FOUND = "found"
     FAILED = "failed"
+
+
+class Flag(StrEnum):
+    """What is odd about an image that was kept."""
+
+    SHA256_MISMATCH = "sha256_mismatch"
+
+
+class DropReason(StrEnum):
+    """Which rule of the configuration left out a region that a detector found."""
+
+    SCORE_BELOW_MIN = "score_below_min"
+    SIDE_BELOW_MIN = "side_below_min"
+    OUTSIDE_IMAGE = "outside_image"
+    DEGENERATE = "degenerate"
 
 
 class FailureCode(StrEnum):
@@ -79,9 +95,14 @@ class FailureCode(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     BODY_TRUNCATED = "body_truncated"
     BODY_EMPTY = "body_empty"
+    BODY_TOO_SLOW = "body_too_slow"
     OPTOUT_X_ROBOTS = "optout_x_robots"
+    OPTOUT_ROBOTS_TXT = "optout_robots_txt"
+    OPTOUT_CONTENT_USAGE = "optout_content_usage"
+    SHARD_DEADLINE = "shard_deadline"
     SHA256_MISMATCH = "sha256_mismatch"
     ROW_LOST = "row_lost"
+    TOMBSTONED = "tombstoned"
 
     NOT_AN_IMAGE = "not_an_image"
     PIXEL_CAP = "pixel_cap"
@@ -121,6 +142,9 @@ _STATUS = {
     FailureCode.SHA256_MISMATCH: Status.FILTERED,
     FailureCode.ADDRESS_BLOCKED: Status.REFUSED,
     FailureCode.OPTOUT_X_ROBOTS: Status.REFUSED,
+    FailureCode.OPTOUT_ROBOTS_TXT: Status.REFUSED,
+    FailureCode.OPTOUT_CONTENT_USAGE: Status.REFUSED,
+    FailureCode.TOMBSTONED: Status.TOMBSTONED,
 }
 
 _TRANSIENT = frozenset(
@@ -137,6 +161,8 @@ _TRANSIENT = frozenset(
         FailureCode.HTTP_504,
         FailureCode.HTTP_5XX,
         FailureCode.BODY_TRUNCATED,
+        FailureCode.BODY_TOO_SLOW,
+        FailureCode.SHARD_DEADLINE,
         FailureCode.ROW_LOST,
     }
 )
@@ -178,9 +204,14 @@ _MEANING = {
     FailureCode.BODY_TOO_LARGE: "The body is larger than the configured limit.",
     FailureCode.BODY_TRUNCATED: "The body ended before its announced length.",
     FailureCode.BODY_EMPTY: "The body has no bytes.",
+    FailureCode.BODY_TOO_SLOW: "The body arrived slower than the configured least rate.",
     FailureCode.OPTOUT_X_ROBOTS: "The server's X-Robots-Tag header opts out of this use.",
+    FailureCode.OPTOUT_ROBOTS_TXT: "The host's robots.txt keeps our user agent from this path.",
+    FailureCode.OPTOUT_CONTENT_USAGE: "A Content-Usage rule of the server opts out of this use.",
+    FailureCode.SHARD_DEADLINE: "The shard closed at its deadline before this row was fetched.",
     FailureCode.SHA256_MISMATCH: "The bytes are not those the list expects.",
     FailureCode.ROW_LOST: "The downloader ended without a word about this row.",
+    FailureCode.TOMBSTONED: "The image was removed from the dataset on request.",
     FailureCode.NOT_AN_IMAGE: "The bytes are no image.",
     FailureCode.PIXEL_CAP: "The image has more pixels, or a longer side, than the limit.",
     FailureCode.DECODE_TRUNCATED: "The image data ends too early.",

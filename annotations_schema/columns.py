@@ -70,6 +70,25 @@ FACE_REGION = pa.struct(
 )
 """One face region."""
 
+EARLIER_OUTCOME = pa.struct(
+    [
+        _field("failure_code", pa.string(), "what ended it"),
+        _field("http_status", pa.int16(), "of its last answer", nullable=True),
+        _field("attempts", pa.int8(), "requests made for it"),
+    ]
+)
+"""One earlier outcome of a row that was fetched again."""
+
+DROPPED_REGION = pa.struct(
+    [
+        _field("kind", pa.string(), "text, face"),
+        _field("box_xyxy", _fixed(pa.float32(), 4), "x0, y0, x1, y1; px, edges"),
+        _field("score", pa.float32(), "detector confidence in [0, 1]"),
+        _field("reason", pa.string(), "which rule left it out"),
+    ]
+)
+"""A region that a detector found and a rule of the configuration left out."""
+
 MANIFEST_SCHEMA: pa.Schema = pa.schema(
     [
         _field("image_id", pa.string(), "32 hex digits: first 16 bytes of sha256(canonical URL)"),
@@ -77,7 +96,7 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         _field("source_name", _CODE, "name of the input list"),
         _field("url", pa.string(), "as given", nullable=True),
         _field("caption", pa.string(), "as given", nullable=True),
-        _field("status", _CODE, "ok, failed, refused, filtered"),
+        _field("status", _CODE, "ok, failed, refused, filtered, tombstoned"),
         _field("stage", _CODE, "where a row that is not ok ended", nullable=True),
         _field("failure_code", _CODE, "why a row is not ok", nullable=True),
         _field(
@@ -89,8 +108,22 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         _field(
             "fetched_at", pa.timestamp("us", tz="UTC"), "end of the last attempt", nullable=True
         ),
+        _field(
+            "history",
+            _list_of(EARLIER_OUTCOME),
+            "earlier outcomes, oldest first; null: fetched once at most",
+            nullable=True,
+        ),
+        _field("optout_rule", pa.string(), "the rule that refused this row", nullable=True),
         _field("sha256_expected", pa.string(), "given by the list, hex", nullable=True),
+        _field("sha256_received", pa.string(), "of the bytes as received, hex", nullable=True),
         _field("sha256", pa.string(), "of the stored bytes, hex", nullable=True),
+        _field(
+            "flags",
+            pa.list_(pa.field("element", pa.string(), nullable=False)),
+            "what is odd about an image that was kept; null: nothing",
+            nullable=True,
+        ),
         _field("phash", pa.uint64(), "64-bit difference hash of the frame", nullable=True),
         _field("format", _CODE, "jpeg, png, webp, ...", nullable=True),
         _field("bytes", pa.int64(), "size of the image file", nullable=True),
@@ -99,6 +132,13 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         _field("height", pa.int32(), "of the frame: EXIF orientation applied, px", nullable=True),
         _field("stored_width", pa.int32(), "as in the file header, px", nullable=True),
         _field("stored_height", pa.int32(), "as in the file header, px", nullable=True),
+        _field(
+            "received_width",
+            pa.int32(),
+            "of the received image, EXIF orientation applied, px; differs where re-encoded",
+            nullable=True,
+        ),
+        _field("received_height", pa.int32(), "likewise", nullable=True),
         _field("shard", pa.string(), "images/SHARD.tar holds the bytes", nullable=True),
         _field("offset", pa.int64(), "of the image's first byte in the tar file", nullable=True),
         _field("length", pa.int64(), "of the image in the tar file, bytes", nullable=True),
@@ -110,6 +150,12 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         ),
         _field(
             "face_regions", _list_of(FACE_REGION), "null: unknown; empty: none found", nullable=True
+        ),
+        _field(
+            "dropped_regions",
+            _list_of(DROPPED_REGION),
+            "found, and left out by a rule; null: no detector looked",
+            nullable=True,
         ),
         _field("num_text", pa.int32(), "text regions", nullable=True),
         _field(

@@ -72,9 +72,28 @@ class DatasetLayout:
         published = (r.shard for r in receipts if r is not None and r.set_aside is None)
         return [path for path in map(self.annotations, published) if path.exists()]
 
+    def fetch_passes(self, shard: str) -> list[str]:
+        """The passes of fetch that are done with a planned shard, the first one first.
+
+        The first pass has the shard's own name, `000123`; rows that were fetched again are in
+        `000123.1`, `000123.2`, ...: each pass has its own tar, fetch table and receipt, and touches
+        nothing of the others. A later pass replaces the rows it holds.
+        """
+        names = [name for name in self._shards_with_receipt("fetch") if base_shard(name) == shard]
+        return sorted(names, key=_pass_number)
+
     def _shards_with_receipt(self, stage: str) -> list[str]:
         folder = self.receipt(stage, "000000").parent
         return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def base_shard(name: str) -> str:
+    """The planned shard that a pass belongs to: `000123` of `000123.2`."""
+    return name.partition(".")[0]
+
+
+def _pass_number(name: str) -> int:
+    return int(name.partition(".")[2] or 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +120,14 @@ class Receipt:
     """Rows in the shard."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows by status, failure code and whatever else the stage counts."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """What the stage read: hex sha256 by name; another input makes the shard undone."""
+    started_at: float = 0.0
+    """When the stage began with the shard, seconds since 1970 on its machine's clock."""
     elapsed_s: float = 0.0
     """Wall time of the stage for this shard, seconds."""
+    worker: str = ""
+    """The process that did it, `HOST:PID`."""
     version: str = ""
     """Version of the software that wrote it."""
     set_aside: str | None = None

@@ -27,7 +27,7 @@ from annotations_schema.layout import DatasetLayout, Receipt, read_receipt
 from annotations_schema.manifest import canonical_json_lines, read_manifest, read_provenance
 from curation.annotate.stage import AnnotateStage
 from curation.cli import main, parse
-from curation.commands import curate_config
+from curation.commands.configs import curate_config
 from curation.demo.server import ServedFile, TroubleServer
 from curation.demo.troubles import BAD_ROWS, TROUBLES
 from curation.fetch.stage import FetchStage

@@ -28,7 +28,8 @@ def test_http_statuses_have_codes(http_status, code, is_transient):
 
 def test_refusals_are_ours_and_not_failures():
     refused = {code for code in FailureCode if code.status is Status.REFUSED}
-    assert refused == {FailureCode.ADDRESS_BLOCKED, FailureCode.OPTOUT_X_ROBOTS}
+    optouts = {code for code in FailureCode if code.value.startswith("optout_")}
+    assert refused == {FailureCode.ADDRESS_BLOCKED, *optouts}
 
 
 def test_all_is_what_the_package_offers():

@@ -15,9 +15,10 @@ from annotations_schema.layout import DatasetLayout, write_json
 from curation import cli
 from curation.annotate.config import AnnotateConfig
 from curation.cli import EXIT_USAGE, main, parse
-from curation.commands import curate_config, machine_config
+from curation.commands.configs import curate_config, machine_config
 from curation.config import CurateConfig
 from curation.machine import MachineConfig, Runner, check_cluster
+from curation.options import DatasetOptions, OutputOptions, RunnerOptions, WorkerOptions
 
 NO_DETECTORS = ("--text-detector", "none", "--face-detector", "none")
 
@@ -43,8 +44,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_defaults_on_the_command_line_are_those_of_the_configuration() -> None:
-    assert curate_config(cli.DatasetOptions(), cli.WorkerOptions()) == CurateConfig()
-    assert machine_config(cli.RunnerOptions()) == MachineConfig()
+    assert curate_config(DatasetOptions(), WorkerOptions()) == CurateConfig()
+    assert machine_config(RunnerOptions()) == MachineConfig()
 
 
 def test_every_option_reaches_the_configuration(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_every_option_reaches_the_configuration(tmp_path: Path) -> None:
     )
     assert isinstance(command, cli.Run)
     assert (command.urls, command.out, command.resume) == (Path("list.csv"), Path("d"), True)
-    assert command.output == cli.OutputOptions(json=True, debug=True)
+    assert command.output == OutputOptions(json=True, debug=True)
     for options in (command.dataset, command.worker, command.runner):
         for field in fields(options):
             assert getattr(options, field.name) != field.default, field.name

@@ -167,6 +167,10 @@ def test_the_outcome_compares_each_listed_row_with_its_manifest_row(dataset: Pat
         ("deadline_exceeded", "optout_x_robots", False),
         ("ok", "no row", False),
     ]
-    assert outcome.num_by_status == {"ok": 1, "failed": 1, "refused": 1, "filtered": 0}
+    assert {s: n for s, n in outcome.num_by_status.items() if n} == {
+        "ok": 1,
+        "failed": 1,
+        "refused": 1,
+    }
     assert (outcome.num_text, outcome.num_images_with_text) == (1, 1)
     assert (outcome.num_faces, outcome.num_images_with_faces) == (0, 0)
