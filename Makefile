@@ -1,6 +1,6 @@
 # Every target works from a bare clone on Python 3.11 or 3.12: the first one makes .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types bench golden constraints clean
+.PHONY: help install demo test test-all lint types bench quality golden constraints clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,11 +25,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## the whole road on real pictures, about five minutes, into ./demo
 	$(BIN)/python -m curation.demo --out $(DEMO_OUT)
 
+# The report's page is tested in a real browser, where the machine has one.
+BROWSER := $(firstword $(foreach b,chromium chromium-browser google-chrome chrome,$(shell command -v $(b))))
+NOT_BROWSER := $(if $(BROWSER),,and not browser)
+
 test: $(INSTALLED) lint types  ## every check and the tests, without the long editions
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long $(NOT_BROWSER)"
+	@test -n "$(BROWSER)" || echo "no Chromium on PATH: the tests of the page in a browser did not run" >&2
 
 test-all: $(INSTALLED) lint types  ## every check and every test, with the long editions
 	$(BIN)/python -m pytest
+
+quality: $(INSTALLED)  ## detectors against ground truth; needs the pictures: INSIGHTTOK_DATA=FOLDER
+	$(BIN)/python -m tests.benchmarks quality
 
 lint: $(INSTALLED)  ## ruff and the import rules
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from annotations_schema.codes import Status
 from annotations_schema.errors import UsageError
-from annotations_schema.layout import DatasetLayout, atomic_write
+from annotations_schema.layout import DatasetLayout, atomic_write, read_receipt
 from annotations_schema.provenance import FRAME
 from curation.config import DatasetConfig, require_config
 from curation.report_charts import Chart, count_histogram, histogram, quantity
@@ -31,6 +31,7 @@ from curation.report_facts import (
     meaning_of,
 )
 from curation.report_sheet import draw, make_sheet
+from curation.report_timeline import STAGES, Timeline, timeline
 from curation.runtime.progress import duration
 from curation.runtime.stage import DISTRIBUTION
 from curation.status import DatasetStatus, status
@@ -143,6 +144,7 @@ def render(
         num_domains=len(facts.domains),
         times=_times(facts),
         charts=_charts(facts),
+        timeline=_timeline(layout),
         sheet=sheet,
         failed_per_code=FAILED_ROWS_PER_CODE,
         detectors=_detectors(facts),
@@ -235,6 +237,14 @@ def _charts(facts: Facts) -> list[Chart]:
         histogram("Size of an image file", values("bytes"), unit="B", is_log=True),
         histogram("Time of a fetch, all attempts", values("elapsed_ms"), unit=" ms", is_log=True),
     ]
+
+
+def _timeline(layout: DatasetLayout) -> Timeline | None:
+    paths = (
+        (s, path) for s in STAGES for path in layout.receipt(s, "000000").parent.glob("*.json")
+    )
+    found = (read_receipt(layout, stage, path.stem) for stage, path in paths)
+    return timeline(receipt for receipt in found if receipt is not None)
 
 
 def _detectors(facts: Facts) -> list[tuple[str, Mapping[str, Any] | None]]:

@@ -32,6 +32,7 @@ class Candidate(NamedTuple):
 
     rank: str
     shard: str
+    """Whose manifest has it."""
     row: int
     kind: str
     """Which regions it has: "both", "face", "text" or "neither"."""
@@ -122,10 +123,10 @@ def _tile(
     layout: DatasetLayout, table: pa.Table, one: Candidate, limits: DecodeLimits
 ) -> Tile | None:
     """The tile of a row; None where its bytes are gone or damaged, which `verify` explains."""
-    columns = ["image_id", "url", "caption", "offset", "length", "format", "bytes"]
+    columns = ["image_id", "url", "caption", "shard", "offset", "length", "format", "bytes"]
     row = table.select(columns).slice(one.row, 1).to_pylist()[0]
     try:
-        with layout.images(one.shard).open("rb") as file:
+        with layout.images(row["shard"]).open("rb") as file:
             file.seek(row["offset"])
             image, header = decode(file.read(row["length"]), limits)
     except (OSError, ImageDecodeError):
