@@ -102,7 +102,7 @@ class FailureCode(StrEnum):
     SHARD_DEADLINE = "shard_deadline"
     SHA256_MISMATCH = "sha256_mismatch"
     ROW_LOST = "row_lost"
-    TOMBSTONED = "tombstoned"
+    REMOVED_ON_REQUEST = "removed_on_request"
 
     NOT_AN_IMAGE = "not_an_image"
     PIXEL_CAP = "pixel_cap"
@@ -144,7 +144,7 @@ _STATUS = {
     FailureCode.OPTOUT_X_ROBOTS: Status.REFUSED,
     FailureCode.OPTOUT_ROBOTS_TXT: Status.REFUSED,
     FailureCode.OPTOUT_CONTENT_USAGE: Status.REFUSED,
-    FailureCode.TOMBSTONED: Status.TOMBSTONED,
+    FailureCode.REMOVED_ON_REQUEST: Status.TOMBSTONED,
 }
 
 _TRANSIENT = frozenset(
@@ -211,7 +211,7 @@ _MEANING = {
     FailureCode.SHARD_DEADLINE: "The shard closed at its deadline before this row was fetched.",
     FailureCode.SHA256_MISMATCH: "The bytes are not those the list expects.",
     FailureCode.ROW_LOST: "The downloader ended without a word about this row.",
-    FailureCode.TOMBSTONED: "The image was removed from the dataset on request.",
+    FailureCode.REMOVED_ON_REQUEST: "The image was removed from the dataset on request.",
     FailureCode.NOT_AN_IMAGE: "The bytes are no image.",
     FailureCode.PIXEL_CAP: "The image has more pixels, or a longer side, than the limit.",
     FailureCode.DECODE_TRUNCATED: "The image data ends too early.",

@@ -172,3 +172,10 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
     ]
 )
 """The core columns, in order. User columns follow them."""
+
+SUBSET_FIELDS: tuple[pa.Field, ...] = (
+    _field("dataset", _CODE, "dataset folder of the row's images: a path from here, or a URI"),
+    _field("sampling_weight", pa.float64(), "at least 0; the mean over the subset is 1"),
+)
+"""Columns that a subset manifest has besides the core ones. They have names of the format's own,
+because a user's list may have any name under `input_`."""

@@ -6,16 +6,28 @@
     ROOT/fetch/000123.parquet          one row per planned row
     ROOT/annotations/000123.parquet    the manifest
     ROOT/receipts/STAGE/000123.json    written last: the stage is done with the shard
+    ROOT/tombstones.parquet            image_ids that were removed for good
 
-Everything is published atomically: written beside its target, synced, renamed. Nobody reads a
-shard without its receipt.
+A dataset may hold further annotation sets, made by other detectors from the same images:
+
+    ROOT/annotation_sets/NAME/config.json      how the set is annotated
+    ROOT/annotation_sets/NAME/000123.parquet   its manifest of shard 000123
+    ROOT/receipts/annotate.NAME/000123.json    its receipt
+
+ROOT is a local path or a place in an object store (annotations_schema.storage). Everything is
+published atomically: written beside its target, synced, renamed; in a store, sent as one object.
+Nobody reads a shard without its receipt.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +35,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from annotations_schema.errors import ManifestError
+from annotations_schema.errors import ManifestError, UsageError
+from annotations_schema.seal import SEAL, json_text, sealed
+from annotations_schema.storage import AnyPath, RemotePath, ask_many, location
+
+DEFAULT_SET = "default"
+"""The annotation set in ROOT/annotations, which every dataset has."""
+
+_SET_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 STAGES = ("plan", "fetch", "annotate")
 """Stages of curation, in order."""
@@ -33,58 +52,121 @@ STAGES = ("plan", "fetch", "annotate")
 class DatasetLayout:
     """Paths of one dataset. Shards are named by six-digit strings."""
 
-    root: Path
+    root: AnyPath
+    annotation_set: str = DEFAULT_SET
+    """Whose manifests and annotate receipts are meant."""
+
+    def __post_init__(self) -> None:
+        if not _SET_NAME.fullmatch(self.annotation_set):
+            raise UsageError(
+                f"annotation set {self.annotation_set!r} is no name; use 1 to 64 of a-z, 0-9, _, -"
+            )
 
     @property
-    def config(self) -> Path:
+    def config(self) -> AnyPath:
         """The dataset's configuration file."""
         return self.root / "config.json"
 
-    def plan(self, shard: str) -> Path:
+    def plan(self, shard: str) -> AnyPath:
         """The planned rows of a shard."""
         return self.root / "plan" / f"{shard}.parquet"
 
-    def images(self, shard: str) -> Path:
+    def images(self, shard: str) -> AnyPath:
         """The tar file with a shard's image bytes."""
         return self.root / "images" / f"{shard}.tar"
 
-    def fetch(self, shard: str) -> Path:
+    def fetch(self, shard: str) -> AnyPath:
         """The fetched rows of a shard."""
         return self.root / "fetch" / f"{shard}.parquet"
 
-    def annotations(self, shard: str) -> Path:
+    def annotations(self, shard: str) -> AnyPath:
         """The manifest of a shard."""
-        return self.root / "annotations" / f"{shard}.parquet"
+        if self.annotation_set == DEFAULT_SET:
+            return self.root / "annotations" / f"{shard}.parquet"
+        return self.set_config.with_name(f"{shard}.parquet")
 
-    def receipt(self, stage: str, shard: str) -> Path:
+    @property
+    def set_config(self) -> AnyPath:
+        """How the annotation set is annotated; the default set has it in `config` instead."""
+        return self.root / "annotation_sets" / self.annotation_set / "config.json"
+
+    def receipt(self, stage: str, shard: str) -> AnyPath:
         """The proof that a stage is done with a shard."""
-        return self.root / "receipts" / stage / f"{shard}.json"
+        is_of_set = stage == "annotate" and self.annotation_set != DEFAULT_SET
+        folder = f"{stage}.{self.annotation_set}" if is_of_set else stage
+        return self.root / "receipts" / folder / f"{shard}.json"
+
+    @property
+    def tombstones(self) -> AnyPath:
+        """The image_ids that were removed for good; absent where none was."""
+        return self.root / "tombstones.parquet"
 
     def shards_planned(self) -> list[str]:
-        """Shards with a plan receipt, in order."""
-        return self._shards_with_receipt("plan")
+        """Shards with a plan receipt, in order; passes after the first are no shards."""
+        return [name for name in self._shards_with_receipt("plan") if base_shard(name) == name]
 
-    def manifests(self) -> list[Path]:
+    def manifests(self) -> list[AnyPath]:
         """Manifests that are published, in order: their annotate receipt stands and gives them."""
-        receipts = (
-            read_receipt(self, "annotate", shard) for shard in self._shards_with_receipt("annotate")
-        )
-        published = (r.shard for r in receipts if r is not None and r.set_aside is None)
-        return [path for path in map(self.annotations, published) if path.exists()]
+
+        def published(shard: str) -> AnyPath | None:
+            receipt = read_receipt(self, "annotate", shard)
+            path = self.annotations(shard)
+            is_there = receipt is not None and receipt.set_aside is None and path.exists()
+            return path if is_there else None
+
+        found = ask_many(self.root, published, self._shards_with_receipt("annotate"))
+        return [path for path in found if path is not None]
+
+    def planned_passes(self, shard: str) -> list[str]:
+        """The passes of fetch that a planned shard has, the first one first, done or not.
+
+        The first pass has the shard's own name, `000123`; rows that are fetched again are in
+        `000123.1`, `000123.2`, ...: each pass has its own plan, tar, fetch table and receipt, and
+        touches nothing of the others. A later pass replaces the rows it holds.
+        """
+        names = (pass_name(shard, number) for number in itertools.count())
+        return list(itertools.takewhile(lambda one: self.receipt("plan", one).exists(), names))
 
     def fetch_passes(self, shard: str) -> list[str]:
-        """The passes of fetch that are done with a planned shard, the first one first.
+        """The passes of fetch that are done with a planned shard, the first one first."""
+        receipts = (read_receipt(self, "fetch", one) for one in self.planned_passes(shard))
+        return [one.shard for one in receipts if one is not None and one.set_aside is None]
 
-        The first pass has the shard's own name, `000123`; rows that were fetched again are in
-        `000123.1`, `000123.2`, ...: each pass has its own tar, fetch table and receipt, and touches
-        nothing of the others. A later pass replaces the rows it holds.
+    @contextmanager
+    def working_folder(self, name: str) -> Iterator[Path]:
+        """A private local folder that goes when the block ends, however it ends.
+
+        Beside the data where that is local, so that a file moves out of it by a rename; what a
+        killed run left under the same name goes first. For an object store it lies where the
+        system keeps temporary files.
+
+        Args:
+            name: one holder at a time; the run lock and the shard's name see to that.
         """
-        names = [name for name in self._shards_with_receipt("fetch") if base_shard(name) == shard]
-        return sorted(names, key=_pass_number)
+        prefix = f".{name}-"
+        if isinstance(self.root, RemotePath):
+            with tempfile.TemporaryDirectory(prefix=f"insight-curate{prefix}") as folder:
+                yield Path(folder)
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        for leftover in self.root.glob(f"{prefix}*"):
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.root) as folder:
+            yield Path(folder)
+
+    def relative(self, path: AnyPath) -> str:
+        """A path below the root as receipts name it, with `/`."""
+        return path.as_posix().removeprefix(self.root.as_posix()).removeprefix("/")
 
     def _shards_with_receipt(self, stage: str) -> list[str]:
         folder = self.receipt(stage, "000000").parent
         return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def subset_root(dataset: str, folder: AnyPath) -> AnyPath:
+    """The dataset's root that the column `dataset` means, in a subset that lies in `folder`."""
+    is_whole = "://" in dataset or Path(dataset).is_absolute()
+    return location(dataset) if is_whole else folder / dataset
 
 
 def base_shard(name: str) -> str:
@@ -92,8 +174,14 @@ def base_shard(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _pass_number(name: str) -> int:
+def pass_number(name: str) -> int:
+    """Which pass of its shard a name is: 0 of `000123`, 2 of `000123.2`."""
     return int(name.partition(".")[2] or 0)
+
+
+def pass_name(shard: str, number: int) -> str:
+    """The name of a pass of a planned shard; the inverse of the two above."""
+    return f"{shard}.{number}" if number else shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,19 +222,17 @@ class Receipt:
     """Why the shard was given up, or None. A shard set aside has no outputs."""
 
 
-def output_files(layout: DatasetLayout, paths: Iterable[Path]) -> dict[str, OutputFile]:
+def output_files(layout: DatasetLayout, paths: Iterable[AnyPath]) -> dict[str, OutputFile]:
     """Size and sha256 of each path, keyed by its path relative to the root."""
     return {
-        path.relative_to(layout.root).as_posix(): OutputFile(
-            bytes=path.stat().st_size, sha256=sha256_file(path)
-        )
+        layout.relative(path): OutputFile(bytes=path.stat().st_size, sha256=sha256_file(path))
         for path in paths
     }
 
 
 def write_receipt(layout: DatasetLayout, receipt: Receipt) -> None:
     """Publish a receipt; its outputs must stand already."""
-    write_json(layout.receipt(receipt.stage, receipt.shard), asdict(receipt))
+    write_json(layout.receipt(receipt.stage, receipt.shard), sealed(asdict(receipt)))
 
 
 def read_receipt(layout: DatasetLayout, stage: str, shard: str) -> Receipt | None:
@@ -165,6 +251,7 @@ def read_receipt(layout: DatasetLayout, stage: str, shard: str) -> Receipt | Non
             f"{path}: not a receipt ({error}); delete it to redo the shard"
         ) from error
     try:
+        fields.pop(SEAL, None)  # `verify` compares it
         outputs = {name: OutputFile(**file) for name, file in fields.pop("outputs").items()}
         return Receipt(outputs=outputs, **fields)
     except (TypeError, KeyError, AttributeError) as error:
@@ -174,13 +261,18 @@ def read_receipt(layout: DatasetLayout, stage: str, shard: str) -> Receipt | Non
 
 
 def is_done(layout: DatasetLayout, stage: str, shard: str, config_sha256: str) -> bool:
-    """Whether a receipt of this configuration stands and its outputs have their sizes.
+    """Whether a receipt of this configuration stands and its outputs have their sizes."""
+    receipt = read_receipt(layout, stage, shard)
+    return receipt is not None and holds(layout, receipt, config_sha256)
+
+
+def holds(layout: DatasetLayout, receipt: Receipt, config_sha256: str) -> bool:
+    """Whether a receipt is of this configuration and its outputs have their sizes.
 
     Sizes only, so that a finished dataset of thousands of shards resumes in seconds; `verify`
     compares the hashes.
     """
-    receipt = read_receipt(layout, stage, shard)
-    if receipt is None or receipt.set_aside is not None or receipt.config_sha256 != config_sha256:
+    if receipt.set_aside is not None or receipt.config_sha256 != config_sha256:
         return False
     return all(
         _size_or_none(layout.root / name) == file.bytes for name, file in receipt.outputs.items()
@@ -193,18 +285,26 @@ def config_sha256(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Publish a value as indented JSON, atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+        temporary.write_text(json_text(value))
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success sync it, rename it over, sync the folder.
+def atomic_write(path: AnyPath) -> Iterator[Path]:
+    """Yield a temporary local path; on success its file is at `path`, whole and lasting.
 
-    On an error the temporary file is removed and `path` is as it was.
+    Beside `path`, then synced, renamed over it, and the folder synced; for an object store, where
+    the system keeps temporary files, then sent as one object. On an error the temporary file is
+    removed and `path` is as it was.
     """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="insight-curate-") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            path.put(temporary)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -216,7 +316,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: AnyPath) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -230,7 +330,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _size_or_none(path: Path) -> int | None:
+def _size_or_none(path: AnyPath) -> int | None:
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from annotations_schema.layout import atomic_write
 from annotations_schema.provenance import FOOTER_KEY, Provenance, provenance_of
 from annotations_schema.region_columns import face_column, text_column
 from annotations_schema.regions import FaceRegions, TextRegions
+from annotations_schema.storage import AnyPath, RemotePath
 from annotations_schema.validation import validate
 
 VOLATILE_COLUMNS = ("fetched_at", "elapsed_ms")
@@ -81,7 +81,7 @@ def text_heights_px(text: TextRegions) -> NDArray[np.float32]:
     return heights
 
 
-def write_manifest(path: Path, table: pa.Table, provenance: Provenance) -> None:
+def write_manifest(path: AnyPath, table: pa.Table, provenance: Provenance) -> None:
     """Validate a table and publish it atomically with its provenance in the footer.
 
     Raises:
@@ -92,17 +92,29 @@ def write_manifest(path: Path, table: pa.Table, provenance: Provenance) -> None:
         first = "; ".join(map(str, problems[:3]))
         raise ManifestError(f"{path}: {len(problems)} problems, first: {first}")
     metadata = {**(table.schema.metadata or {}), FOOTER_KEY: provenance.to_json().encode()}
-    rows_of_64_mb = MAX_ROW_GROUP_BYTES * max(1, len(table)) // max(1, table.nbytes)
-    with atomic_write(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            str(temporary),
-            compression="zstd",
-            row_group_size=int(np.clip(rows_of_64_mb, 1, MAX_ROW_GROUP_ROWS)),
-        )
+    described = table.replace_schema_metadata(metadata)
+    with (
+        atomic_write(path) as temporary,
+        pq.ParquetWriter(
+            str(temporary), described.schema, compression="zstd", write_page_index=True
+        ) as writer,
+    ):
+        for group in row_groups(described):
+            writer.write_table(group, row_group_size=MAX_ROW_GROUP_ROWS)
 
 
-def read_manifest(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows in parts within both limits of a row group; a row that is larger stands alone."""
+    is_small = len(table) <= MAX_ROW_GROUP_ROWS and table.nbytes <= MAX_ROW_GROUP_BYTES
+    if is_small or len(table) < 2:
+        yield table
+        return
+    half = len(table) // 2
+    yield from row_groups(table.slice(0, half))
+    yield from row_groups(table.slice(half))
+
+
+def read_manifest(path: AnyPath, columns: Sequence[str] | None = None) -> pa.Table:
     """A manifest's table, or some columns of it.
 
     Raises:
@@ -114,7 +126,7 @@ def read_manifest(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return file.read(columns=None if columns is None else list(columns))
 
 
-def read_provenance(path: Path) -> Provenance:
+def read_provenance(path: AnyPath) -> Provenance:
     """The provenance in a manifest's footer; raises as `read_manifest`."""
     with _open(path) as file:
         return provenance_of(file.schema_arrow, path)
@@ -130,9 +142,10 @@ def canonical_json_lines(table: pa.Table) -> str:
     return "".join(json.dumps(row, sort_keys=True, default=str) + "\n" for row in rows)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def _open(path: AnyPath) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(str(path))
+        # In a store every column would be a request of its own; neighbours are read in one.
+        return pq.ParquetFile(str(path), pre_buffer=isinstance(path, RemotePath))
     except FileNotFoundError as error:
         raise ManifestError(f"{path}: no such file") from error
     except pa.ArrowException as error:

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from annotations_schema.codes import (
     REASON_MAX_CHARACTERS,
+    DropReason,
     FailureCode,
+    Flag,
     RegionState,
     Stage,
     Status,
 )
-from annotations_schema.columns import INPUT_PREFIX, MANIFEST_SCHEMA
+from annotations_schema.columns import INPUT_PREFIX, MANIFEST_SCHEMA, SUBSET_FIELDS
 from annotations_schema.errors import GeometryError
 from annotations_schema.geometry import box_areas
 from annotations_schema.region_columns import flatten_faces, flatten_text
@@ -63,7 +65,7 @@ def validate(table: pa.Table) -> list[Problem]:
     problems = list(_schema_problems(table.schema))
     if problems:
         return problems
-    for rule in (_identity, _codes, _facts, _states, _text, _faces):
+    for rule in (_identity, _codes, _facts, _states, _text, _faces, _dropped):
         problems.extend(rule(table))
     return sorted(problems)
 
@@ -75,8 +77,12 @@ def _schema_problems(schema: pa.Schema) -> Iterator[Problem]:
         elif not schema.field(field.name).type.equals(field.type):
             found = str(schema.field(field.name).type)
             yield Problem(TABLE_ROW, field.name, found, f"the Arrow type is {field.type}")
-    known = set(MANIFEST_SCHEMA.names)
+    subset = {field.name: field for field in SUBSET_FIELDS}
+    known = {*MANIFEST_SCHEMA.names, *subset}
     for name in schema.names:
+        if name in subset and not schema.field(name).type.equals(subset[name].type):
+            found = str(schema.field(name).type)
+            yield Problem(TABLE_ROW, name, found, f"the Arrow type is {subset[name].type}")
         if name not in known and not name.startswith(INPUT_PREFIX):
             yield Problem(TABLE_ROW, name, "unknown", f"user columns begin with {INPUT_PREFIX}")
 
@@ -90,7 +96,7 @@ def _identity(table: pa.Table) -> Iterator[Problem]:
         if image_id in seen:
             yield Problem(row, "image_id", repr(image_id), "unique in the manifest")
         seen.add(image_id)
-    for name in ("sha256", "sha256_expected"):
+    for name in ("sha256", "sha256_expected", "sha256_received"):
         bad = ~_bools(pc.match_substring_regex(table.column(name), "^[0-9a-f]{64}$"), null=True)
         yield from _flag(table, name, bad, "64 lower-case hex digits")
     for field in MANIFEST_SCHEMA:
@@ -110,6 +116,9 @@ def _codes(table: pa.Table) -> Iterator[Problem]:
         known = pc.is_in(_strings(table, name), pa.array([m.value for m in vocabulary]))
         bad = ~_bools(known) & ~_is_null(table, name)
         yield from _flag(table, name, bad, f"one of {', '.join(vocabulary)}")
+    for row, flags in enumerate(table.column("flags").to_pylist()):
+        if not {*(flags or ())} <= {*Flag}:
+            yield Problem(row, "flags", repr(flags), f"of {', '.join(Flag)}")
     is_ok = _is_ok(table)
     for name in ("stage", "failure_code"):
         empty = _is_null(table, name)
@@ -179,6 +188,28 @@ def _faces(table: pa.Table) -> Iterator[Problem]:
     rows = np.repeat(np.arange(len(table)), np.diff(flat.offsets))
     regions = flat.regions
     yield from _boxes(table, "face_regions", rows, regions.box_xyxy, regions.area_fraction)
+
+
+def _dropped(table: pa.Table) -> Iterator[Problem]:
+    name = "dropped_regions"
+    column = table.column(name).combine_chunks()
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.float64)
+    looked = np.zeros(len(table), np.bool_)
+    for kind in ("text", "face"):
+        states = np.array(_strings(table, f"{kind}_state").to_pylist(), dtype=object)
+        looked |= np.isin(states, [RegionState.NONE, RegionState.FOUND])
+    yield from _flag(table, name, ~looked & ~np.isnan(lengths), "null where no detector looked")
+    rows = np.repeat(np.arange(len(table)), np.nan_to_num(lengths).astype(np.int64))
+    reasons = {reason.value for reason in DropReason}
+    for row, region in zip(rows.tolist(), column.flatten().to_pylist(), strict=True):
+        for key, is_good, rule in (
+            ("kind", region["kind"] in ("text", "face"), "text or face"),
+            ("reason", region["reason"] in reasons, f"one of {', '.join(DropReason)}"),
+            ("score", 0 <= region["score"] <= 1, "a score lies in [0, 1]"),
+            ("box_xyxy", bool(np.isfinite(region["box_xyxy"]).all()), "finite"),
+        ):
+            if not is_good:
+                yield Problem(row, name, repr(region[key]), rule)
 
 
 def _boxes(

@@ -1,7 +1,8 @@
 """The command line `insight-curate`: what can be typed, and how errors leave.
 
 Options are dataclasses; tyro makes the parser and the help from them. This module imports nothing
-heavy, so that help and typing errors are quick; `commands` does the work.
+heavy, so that help and typing errors are quick; `commands` does the work. A dataset or a URL list
+is a path or a URI such as `s3://bucket/name`, so these are text here.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
-from curation.options import DatasetOptions, OutputOptions, RunnerOptions, WorkerOptions
+from curation.options import (
+    AnnotationOptions,
+    DatasetOptions,
+    OutputOptions,
+    RunnerOptions,
+    WorkerOptions,
+)
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -25,9 +32,9 @@ EXIT_INTERRUPTED = 130
 class Run:
     """Plan, fetch and annotate a URL list; the same command again continues it."""
 
-    urls: Annotated[Positional[Path], arg(metavar="URLS")]
+    urls: Annotated[Positional[str], arg(metavar="URLS")]
     """URL list: parquet, csv or txt."""
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[str, arg(metavar="DIR")]
     """Folder of the dataset."""
     resume: bool = False
     """Only continue: refuse to begin a new dataset."""
@@ -41,9 +48,9 @@ class Run:
 class Plan:
     """Plan only: read the list, cut it into shards, write no image."""
 
-    root: Annotated[Positional[Path], arg(metavar="DIR")]
+    root: Annotated[Positional[str], arg(metavar="DIR")]
     """Folder of the dataset."""
-    urls: Path | None = None
+    urls: str | None = None
     """URL list: parquet, csv or txt; default: the list that DIR was planned from."""
     dataset: DatasetOptions = DatasetOptions()
     worker: WorkerOptions = WorkerOptions()
@@ -54,7 +61,7 @@ class Plan:
 class Fetch:
     """Fetch only: download the planned shards that have no images yet."""
 
-    root: Annotated[Positional[Path], arg(metavar="DIR")]
+    root: Annotated[Positional[str], arg(metavar="DIR")]
     """Folder of the dataset."""
     worker: WorkerOptions = WorkerOptions()
     runner: RunnerOptions = RunnerOptions()
@@ -65,8 +72,23 @@ class Fetch:
 class Annotate:
     """Annotate only: run the detectors over fetched shards that have no manifest yet."""
 
-    root: Annotated[Positional[Path], arg(metavar="DIR")]
+    root: Annotated[Positional[str], arg(metavar="DIR")]
     """Folder of the dataset."""
+    annotation: AnnotationOptions = AnnotationOptions()
+    worker: WorkerOptions = WorkerOptions()
+    runner: RunnerOptions = RunnerOptions()
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Fetch failed rows again, and annotate what came; no other row is touched."""
+
+    root: Annotated[Positional[str], arg(metavar="DIR")]
+    """Folder of the dataset."""
+    codes: str = "transient"
+    """Which rows: failure codes and patterns with a comma between, as http_503,dns_*; "transient"
+    stands for all codes that are worth another try."""
     worker: WorkerOptions = WorkerOptions()
     runner: RunnerOptions = RunnerOptions()
     output: OutputOptions = OutputOptions()
@@ -76,8 +98,10 @@ class Annotate:
 class Status:
     """How far a dataset is: shards and rows by stage, status and code."""
 
-    root: Annotated[Positional[Path], arg(metavar="DIR")]
+    root: Annotated[Positional[str], arg(metavar="DIR")]
     """Folder of the dataset."""
+    annotation_set: str = "default"
+    """Whose annotation."""
     output: OutputOptions = OutputOptions()
 
 
@@ -85,8 +109,10 @@ class Status:
 class Verify:
     """Check rows, hashes, image addresses, geometry and transforms; exit 1 where one is off."""
 
-    root: Annotated[Positional[Path], arg(metavar="DIR")]
+    root: Annotated[Positional[str], arg(metavar="DIR")]
     """Folder of the dataset."""
+    annotation_set: str = "default"
+    """Whose annotation."""
     output: OutputOptions = OutputOptions()
 
 
@@ -94,7 +120,7 @@ class Verify:
 class Report:
     """Write one self-contained HTML page: counts, histograms, a contact sheet."""
 
-    root: Annotated[Positional[Path], arg(metavar="DIR")]
+    root: Annotated[Positional[str], arg(metavar="DIR")]
     """Folder of the dataset."""
     out: Path
     """The page to write."""
@@ -102,6 +128,75 @@ class Report:
     """Most images on the contact sheet."""
     seed: int = 0
     """The same seed draws the same images."""
+    phash_col: str | None = None
+    """Column of the list with the expected perceptual hash: tells re-encoded images from others."""
+    width_col: str | None = None
+    """Column of the list with the expected width; goes with --height-col."""
+    height_col: str | None = None
+    """Column of the list with the expected height."""
+    annotation_set: str = "default"
+    """Whose annotation."""
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select:
+    """Write the rows that SQL chooses as a manifest of its own, with counts, weights and a lock."""
+
+    roots: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR")] = ()
+    """Folders of finished datasets, or URIs."""
+    out: Annotated[str, arg(metavar="SUBSET.parquet")]
+    """The subset to write; SUBSET.lock.json is written beside it."""
+    where: str = "true"
+    """A row with a usable image is chosen where this SQL expression is true."""
+    weight: str | None = None
+    """Sampling weight of a chosen row, a SQL expression such as "1 / (1 + num_text)"."""
+    balance: str | None = None
+    """Weigh rows so that every value of this SQL expression counts the same in all."""
+    limit: int | None = None
+    """Most rows; a random choice where there are more."""
+    seed: int = 0
+    """Seed of the random choice."""
+    annotation_set: str = "default"
+    """Whose regions."""
+    check: bool = False
+    """Write nothing: see whether the subset and its sources are as its lock says; exit 1 if not."""
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tombstone:
+    """Remove images and their regions from a finished dataset, for good, with a receipt."""
+
+    root: Annotated[Positional[str], arg(metavar="DIR")]
+    """Folder of the dataset."""
+    ids: Annotated[Positional[Path | None], arg(metavar="IDS")] = None
+    """Text file: one image_id or URL a line."""
+    copies: bool = False
+    """Also remove rows whose image has the same bytes as one of them."""
+    resume: bool = False
+    """Finish a removal that was interrupted; takes no IDS."""
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Check this machine and a dataset's folder before a long run; exit 1 where something fails."""
+
+    root: Annotated[Positional[str], arg(metavar="DIR")] = "."
+    """Folder of the dataset, or where one will be."""
+    host: UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Host names to resolve; default: a few of the dataset's own, else localhost."""
+    text_detector: str = "ppocr_v6_small"
+    """Text detector to load and run; "none" skips it."""
+    face_detector: str = "retinaface_mnet025"
+    """Face detector to load and run; "none" skips it."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """Where the detectors must compute."""
+    fetch_threads: int = 32
+    """Downloads at a time in each fetch worker."""
+    fetch_workers: int = 1
+    """Fetch workers on this machine."""
     output: OutputOptions = OutputOptions()
 
 
@@ -112,16 +207,33 @@ class Detectors:
     output: OutputOptions = OutputOptions()
 
 
-Command = Run | Plan | Fetch | Annotate | Status | Verify | Report | Detectors
+Command = (
+    Run
+    | Plan
+    | Fetch
+    | Annotate
+    | Retry
+    | Status
+    | Verify
+    | Report
+    | Select
+    | Tombstone
+    | Doctor
+    | Detectors
+)
 
 _TYPED: Any = (
     Annotated[Run, subcommand("run")]
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Fetch, subcommand("fetch")]
     | Annotated[Annotate, subcommand("annotate")]
+    | Annotated[Retry, subcommand("retry")]
     | Annotated[Status, subcommand("status")]
     | Annotated[Verify, subcommand("verify")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Select, subcommand("select")]
+    | Annotated[Tombstone, subcommand("tombstone")]
+    | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Detectors, subcommand("detectors")]
 )
 

@@ -11,23 +11,27 @@ import hashlib
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotations_schema.columns import SCHEMA_VERSION
 from annotations_schema.errors import UsageError
-from annotations_schema.layout import DatasetLayout, sha256_file, write_json
+from annotations_schema.layout import DEFAULT_SET, DatasetLayout, sha256_file, write_json
 from annotations_schema.provenance import check_version
+from annotations_schema.seal import SEAL, sealed
+from annotations_schema.storage import AnyPath
 from curation.annotate.config import AnnotateConfig
+from curation.fetch.config import MACHINE_SETTINGS as FETCH_MACHINE_SETTINGS
 from curation.fetch.config import FetchConfig
 from curation.plan import PlanConfig
 
 MACHINE_SETTINGS = frozenset(
     {
-        "fetch.threads",
+        *(f"fetch.{name}" for name in FETCH_MACHINE_SETTINGS),
         "annotate.threads",
+        "annotate.batch_size",
         # A file may move; its sha256 is part of the annotate stage's own hash.
         "annotate.text_weights",
         "annotate.face_weights",
@@ -54,22 +58,22 @@ class CurateConfig:
 class ListSource:
     """The list a dataset was planned from."""
 
-    path: Path
-    """Where it was; it may have moved."""
+    path: str
+    """Where it was, an absolute path or a URI; it may have moved."""
     name: str
     """File name: it stands in every row as `source_name`."""
     sha256: str
     """Hex sha256 of its bytes."""
 
     @classmethod
-    def of(cls, path: Path) -> ListSource:
+    def of(cls, path: AnyPath) -> ListSource:
         """The identity of the list at `path`.
 
         Raises:
             UsageError: there is no such file, or it cannot be read.
         """
         try:
-            return cls(path=path.absolute(), name=path.name, sha256=sha256_file(path))
+            return cls(path=str(path.absolute()), name=path.name, sha256=sha256_file(path))
         except OSError as error:
             raise UsageError(
                 f"{path}: the URL list cannot be read ({error.strerror}); "
@@ -114,25 +118,53 @@ class DatasetConfig:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_same(found: DatasetConfig, wanted: DatasetConfig, root: Path) -> None:
-    """Refuse to continue a dataset under settings that would make other rows or regions.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotationSet:
+    """How an annotation set beside the default one is annotated: its `config.json`."""
+
+    annotate: AnnotateConfig
+    """Its detectors and rules."""
+    stage_sha256: str
+    """The hash that its receipts carry."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Every setting that decides its regions, by dotted name."""
+        settings = _flat("", asdict(self))
+        return {name: v for name, v in sorted(settings.items()) if name not in MACHINE_SETTINGS}
+
+
+def check_same(
+    found: DatasetConfig | AnnotationSet,
+    wanted: DatasetConfig | AnnotationSet,
+    where: object,
+    *,
+    option: str = "--out",
+) -> None:
+    """Refuse to continue a dataset, or a set, under settings that make other rows or regions.
+
+    Args:
+        found: what stands.
+        wanted: what is asked for now.
+        where: the dataset or the set, for the message.
+        option: what a person types to begin another one.
 
     Raises:
         UsageError: names the first setting that differs.
     """
     was, now = found.identity, wanted.identity
     # A setting explains more than the hash of the stage that it changes.
-    for name in sorted({*was, *now}, key=lambda name: (name.startswith("stages."), name)):
+    for name in sorted({*was, *now}, key=lambda name: (name.startswith("stage"), name)):
         if was.get(name) != now.get(name):
             raise UsageError(
-                f"{root} belongs to another configuration: {name} was {was.get(name)!r} and is now "
-                f"{now.get(name)!r}; use the same setting, or another --out"
+                f"{where} belongs to another configuration: {name} was {was.get(name)!r} and is "
+                f"now {now.get(name)!r}; use the same setting, or another {option}"
             )
 
 
 def write_config(layout: DatasetLayout, config: DatasetConfig) -> None:
     """Publish `config.json`, atomically."""
-    write_json(layout.config, {"config_sha256": config.sha256, **asdict(config)})
+    write_json(layout.config, sealed({"config_sha256": config.sha256, **asdict(config)}))
 
 
 def read_config(layout: DatasetLayout) -> DatasetConfig | None:
@@ -151,6 +183,8 @@ def read_config(layout: DatasetLayout) -> DatasetConfig | None:
     try:
         check_version(values["schema_version"])
         recorded = values.pop("config_sha256")
+        values.pop(SEAL, None)  # `verify` compares it
+        _check_settings(layout.config, values["creator"], _flat("", values["curate"]))
         config = _build(DatasetConfig, values)
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(_unreadable(layout.config, error)) from error
@@ -163,10 +197,10 @@ def read_config(layout: DatasetLayout) -> DatasetConfig | None:
 
 
 def require_config(layout: DatasetLayout) -> DatasetConfig:
-    """The configuration of an existing dataset.
+    """The configuration of an existing dataset, with that of the layout's annotation set.
 
     Raises:
-        UsageError: there is none; or as `read_config`.
+        UsageError: there is none, or it has no such annotation set; or as `read_config`.
     """
     config = read_config(layout)
     if config is None:
@@ -174,10 +208,59 @@ def require_config(layout: DatasetLayout) -> DatasetConfig:
             f"{layout.root} is not a planned dataset (no config.json); "
             "make one with `insight-curate run URLS --out DIR`"
         )
-    return config
+    if layout.annotation_set == DEFAULT_SET:
+        return config
+    found = read_annotation_set(layout)
+    if found is None:
+        raise UsageError(
+            f"{layout.root} has no annotation set {layout.annotation_set!r}; make it with "
+            f"`insight-curate annotate {layout.root} --annotation-set {layout.annotation_set}`"
+        )
+    return with_annotation(config, found)
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def with_annotation(config: DatasetConfig, found: AnnotationSet) -> DatasetConfig:
+    """The dataset's configuration as if `found` were its annotation."""
+    return replace(
+        config,
+        curate=replace(config.curate, annotate=found.annotate),
+        stages={**config.stages, "annotate": found.stage_sha256},
+    )
+
+
+def read_annotation_set(layout: DatasetLayout) -> AnnotationSet | None:
+    """How the layout's annotation set is annotated, or None before it is begun.
+
+    Raises:
+        UsageError: its file cannot be read as a configuration.
+    """
+    try:
+        values = json.loads(layout.set_config.read_text())
+        values.pop(SEAL, None)
+        return _build(AnnotationSet, values)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(_unreadable(layout.set_config, error)) from error
+
+
+def write_annotation_set(layout: DatasetLayout, wanted: AnnotationSet) -> None:
+    """Publish the configuration of the layout's annotation set, atomically."""
+    write_json(layout.set_config, sealed(asdict(wanted)))
+
+
+def _check_settings(path: AnyPath, creator: str, found: Mapping[str, Any]) -> None:
+    """Refuse a dataset of a version with other settings: it would not say how rows were made."""
+    known = _flat("", asdict(CurateConfig()))
+    for name in sorted((found.keys() ^ known.keys()) - MACHINE_SETTINGS):
+        what = "is absent" if name in known else "is unknown to this version"
+        raise UsageError(
+            f"{path}: the setting {name} {what}: the dataset was made by another one ({creator}); "
+            "go on with that, or start again in another folder"
+        )
+
+
+def _unreadable(path: AnyPath, error: Exception) -> str:
     return (
         f"{path}: not a dataset configuration ({type(error).__name__}: {error}); "
         "restore it, or start again in another folder"

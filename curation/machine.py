@@ -12,8 +12,9 @@ from annotations_schema.errors import UsageError
 from annotations_schema.layout import DatasetLayout
 from curation.annotate.config import AnnotateConfig
 from curation.annotate.protocols import Provider
+from curation.config import CurateConfig
 from curation.runtime.local import run_local
-from curation.runtime.stage import ShardEvent, Stage, first_unfinished
+from curation.runtime.stage import ShardEvent, Stage, first_steps
 
 CONNECT_S = 5.0
 
@@ -37,12 +38,19 @@ class MachineConfig:
     """Annotate workers on Ray; None: as many as the cluster has CPUs for."""
     fetch_workers: int | None = None
     """Fetch workers on Ray; None: one for four annotate workers, or `workers` without annotate."""
+    gpus_per_worker: float = 1.0
+    """GPUs that each annotate worker claims on Ray where it computes on one; with 0.25 four share
+    one."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "fetch_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
+        gpus = self.gpus_per_worker
+        # Ray's own rule: a worker has a share of one GPU, or whole ones.
+        if not (0 < gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+            raise UsageError(f"gpus_per_worker is {gpus:g}; give a share of one, or a whole number")
         if self.ray_address is not None and self.runner is not Runner.RAY:
             raise UsageError(f"ray_address {self.ray_address!r} is for --runner ray; add it")
 
@@ -73,7 +81,7 @@ def events(
     shards: Sequence[str],
     layout: DatasetLayout,
     machine: MachineConfig,
-    annotate: AnnotateConfig,
+    curate: CurateConfig,
 ) -> Generator[ShardEvent, None, None]:
     """What happens while the machine carries `shards` through `stages`.
 
@@ -82,7 +90,7 @@ def events(
         shards: six-digit ids.
         layout: the dataset.
         machine: where to run.
-        annotate: its threads and provider say what a worker needs.
+        curate: says what a worker of each stage needs, and how long fetch may take.
 
     Raises:
         UsageError: no Ray cluster at the address, or none with the GPUs that are asked for.
@@ -92,11 +100,12 @@ def events(
         return
     from curation.runtime import ray_runtime
 
-    threads = annotate.threads
+    threads = curate.annotate.threads
     num_cpus = None if machine.workers is None else machine.workers * threads
     with ray_runtime.cluster(_ray_address(machine), num_cpus=num_cpus):
-        gpus = _gpus_per_worker(stages, annotate, ray_runtime.available_gpus())
-        room = ray_runtime.available_gpus() if gpus else ray_runtime.available_cpus() // threads
+        available = ray_runtime.available_gpus()
+        gpus = _gpus_per_worker(stages, curate.annotate, machine, available)
+        room = int(available / gpus) if gpus else ray_runtime.available_cpus() // threads
         workers = machine.workers or max(1, room)
         # Fetch waits for the network, so a few of its workers keep many annotate workers busy.
         fetch_workers = machine.fetch_workers or (max(1, workers // 4) if stages[1:] else workers)
@@ -107,20 +116,26 @@ def events(
             num_workers={"fetch": fetch_workers, "annotate": workers},
             threads=threads,
             gpus=gpus,
+            hung_after_s={"fetch": curate.fetch.hung_after_s},
         )
 
 
 def _has_work(stages: Sequence[Stage], shards: Sequence[str], layout: DatasetLayout) -> bool:
     """Whether a cluster is worth its start: a finished dataset needs none."""
-    return any(first_unfinished(layout, stages, shard)[0] < len(stages) for shard in shards)
+    return any(step.index < len(stages) for step, _ in first_steps(layout, stages, shards))
 
 
-def _gpus_per_worker(stages: Sequence[Stage], annotate: AnnotateConfig, available: int) -> int:
+def _gpus_per_worker(
+    stages: Sequence[Stage], annotate: AnnotateConfig, machine: MachineConfig, available: int
+) -> float:
     if annotate.provider is Provider.CPU or all(stage.name != "annotate" for stage in stages):
-        return 0
-    if not available:
-        raise UsageError("the Ray cluster has no GPU for --provider cuda; join one that has")
-    return 1
+        return 0.0
+    if available < machine.gpus_per_worker:
+        raise UsageError(
+            f"the Ray cluster has {available} GPUs, and --provider cuda needs "
+            f"{machine.gpus_per_worker:g} for a worker; join one that has"
+        )
+    return machine.gpus_per_worker
 
 
 def _ray_address(machine: MachineConfig) -> str | None:

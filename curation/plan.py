@@ -4,8 +4,10 @@
 
 Deterministic: the same list and configuration give the same files. Rows are conserved: each row of
 the list is one planned row, in order; a row without a usable URL, and every later row with the
-same canonical URL, carries a failure code instead of being left out. The list is read in batches.
-What stays in memory for the whole list is a set of 16-byte digests, about 100 bytes a URL.
+same canonical URL, carries a failure code instead of being left out.
+
+The list is read twice, in batches: the URLs alone to find the duplicates (on disk, 24 bytes a row,
+see `duplicates`), then everything to write the shards. Memory does not grow with the list.
 
 All or nothing: shards are written into a private folder and moved into place when the whole list
 has been read, so a list that breaks off in the middle leaves the dataset as it was.
@@ -13,33 +15,39 @@ has been read, so a list that breaks off in the middle leaves the dataset as it 
 
 from __future__ import annotations
 
+import json
 import shutil
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
 
-from annotations_schema.columns import INPUT_PREFIX, MANIFEST_SCHEMA
 from annotations_schema.errors import UsageError
 from annotations_schema.layout import (
     DatasetLayout,
+    OutputFile,
     Receipt,
     atomic_write,
     config_sha256,
     is_done,
-    output_files,
     read_receipt,
     sha256_file,
     write_receipt,
 )
-from curation.planned_rows import PlannedRow, Seen, plan_row
+from annotations_schema.storage import AnyPath
+from curation.duplicates import Duplicates
+from curation.plan_table import counts_of, in_shards, plan_table
+from curation.planned_rows import judge_urls
+from curation.row_progress import RowProgress
+from curation.runtime.stage import worker_name
 from curation.url_list import URL_COLUMN_OF_TEXT, UrlList, open_list
 
 SHARDS_IN_LIST = "shards_in_list"
@@ -47,20 +55,9 @@ SHARDS_IN_LIST = "shards_in_list"
 
 _STAGE = "plan"
 _DISTRIBUTION = "open-insighttok"
-_MAX_SHARDS = 1_000_000
-_PLAN_COLUMNS = (
-    "image_id",
-    "source_row",
-    "source_name",
-    "url",
-    "caption",
-    "status",
-    "stage",
-    "failure_code",
-    "failure_detail",
-    "sha256_expected",
-    "license",
-)
+_MAX_SHARDS = 1_000_000  # six digits
+_MAX_SHARD_SIZE = 100_000
+_SYNCING_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +78,8 @@ class PlanConfig:
     """Longest URL, UTF-8 bytes; a longer one is cut in the manifest and not fetched."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.shard_size <= 100_000:
-            raise UsageError(f"shard_size is {self.shard_size}; choose 1 to 100000 rows")
+        if not 1 <= self.shard_size <= _MAX_SHARD_SIZE:
+            raise UsageError(f"shard_size is {self.shard_size}; choose 1 to {_MAX_SHARD_SIZE} rows")
         if not 16 <= self.max_url_bytes <= 16_384:
             raise UsageError(f"max_url_bytes is {self.max_url_bytes}; choose 16 to 16384")
         named = (self.url_column, *self.other_columns)
@@ -105,16 +102,17 @@ class PlanIdentity:
     config: PlanConfig
 
 
-def plan(source: Path, layout: DatasetLayout, config: PlanConfig) -> list[str]:
+def plan(source: AnyPath, layout: DatasetLayout, config: PlanConfig) -> list[str]:
     """Plan a URL list into a dataset folder and return the shards, in order.
 
-    A list that is planned already costs reading it once for its hash.
+    A list that is planned already costs reading it once for its hash. What takes long is told on
+    stderr.
 
     Raises:
-        UsageError: the list is missing, empty, unreadable or lacks a column, or the folder holds
-            the plan of another list or configuration. Nothing was written then.
+        UsageError: the list is missing, empty, unreadable, too long for shards of this size, or
+            lacks a column; or the folder holds the plan of another list or configuration.
+            Nothing was written then.
     """
-    source = Path(source)
     identity = _identity(source, config)
     fingerprint = config_sha256(identity)
     _check_not_another_plan(layout, fingerprint, source)
@@ -122,24 +120,23 @@ def plan(source: Path, layout: DatasetLayout, config: PlanConfig) -> list[str]:
     if done:
         return done
     url_list = open_list(source, config.url_column, config.other_columns)
-    with _private_folder(layout) as private:
-        written = _write_shards(url_list, private, identity.source_name, config)
-        for parts in written:
-            _publish(private, layout, parts.shard)
-    for parts in written:
-        write_receipt(layout, _receipt(parts, layout, fingerprint, len(written)))
-    return [parts.shard for parts in written]
+    _check_num_shards(url_list, url_list.num_rows or 0, config.shard_size)
+    with _private_folder(layout) as folder:
+        duplicates = Duplicates(folder)
+        num_rows = _find_duplicates(url_list, duplicates, config)
+        facts = folder / "facts.jsonl"
+        with facts.open("w") as lines:
+            for fact in _write_shards(url_list, duplicates, num_rows, folder, config):
+                lines.write(json.dumps(fact) + "\n")
+        shards = [f"{number:06d}" for number in range(-(-num_rows // config.shard_size))]
+        _in_threads(lambda shard: _publish(folder, layout, shard), shards)
+        with facts.open() as lines:
+            receipts = (_receipt(json.loads(line), fingerprint, len(shards)) for line in lines)
+            _in_threads(lambda receipt: write_receipt(layout, receipt), receipts)
+    return shards
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _WrittenShard:
-    shard: str
-    rows: int
-    counts: dict[str, int]
-    elapsed_s: float
-
-
-def _identity(source: Path, config: PlanConfig) -> PlanIdentity:
+def _identity(source: AnyPath, config: PlanConfig) -> PlanIdentity:
     try:
         digest = sha256_file(source)
     except OSError as error:
@@ -148,7 +145,7 @@ def _identity(source: Path, config: PlanConfig) -> PlanIdentity:
     return PlanIdentity(source_name=source.name, source_sha256=digest, config=config)
 
 
-def _check_not_another_plan(layout: DatasetLayout, fingerprint: str, source: Path) -> None:
+def _check_not_another_plan(layout: DatasetLayout, fingerprint: str, source: AnyPath) -> None:
     for shard in layout.shards_planned():
         receipt = read_receipt(layout, _STAGE, shard)
         if receipt is not None and receipt.config_sha256 != fingerprint:
@@ -169,140 +166,124 @@ def _finished_shards(layout: DatasetLayout, fingerprint: str) -> list[str]:
 
 
 @contextmanager
-def _private_folder(layout: DatasetLayout) -> Iterator[DatasetLayout]:
-    """A layout in a folder of its own inside the dataset's; a folder made for it goes on error."""
-    is_new = not layout.root.exists()
-    layout.root.mkdir(parents=True, exist_ok=True)
+def _private_folder(layout: DatasetLayout) -> Iterator[Path]:
+    """A folder for what is not published yet. On error a plan that was begun here goes again."""
+    is_new, has_plan = not layout.root.exists(), bool(layout.shards_planned())
     try:
-        with tempfile.TemporaryDirectory(prefix=".plan-", dir=layout.root) as folder:
-            yield DatasetLayout(Path(folder))
+        with layout.working_folder(_STAGE) as folder:
+            yield folder
     except BaseException:
-        if is_new:
-            shutil.rmtree(layout.root)
+        with suppress(OSError):  # the disk may be the error
+            if is_new and isinstance(layout.root, Path):
+                shutil.rmtree(layout.root)
+            elif not has_plan:
+                _remove_plan(layout)
         raise
 
 
-def _write_shards(
-    url_list: UrlList, private: DatasetLayout, source_name: str, config: PlanConfig
-) -> list[_WrittenShard]:
-    seen: Seen = set()
-    written: list[_WrittenShard] = []
-    first_row = 0
-    for batch in in_shards(url_list.batches(), config.shard_size):
-        started = time.monotonic()
-        if len(written) == _MAX_SHARDS:
-            raise UsageError(f"more than {_MAX_SHARDS} shards; raise shard_size")
-        table = plan_table(batch, first_row, source_name, config, seen)
-        shard = f"{len(written):06d}"
-        with atomic_write(private.plan(shard)) as temporary:
-            pq.write_table(table, str(temporary), compression="zstd")
-        written.append(
-            _WrittenShard(
-                shard=shard,
-                rows=len(table),
-                counts=_counts(table),
-                elapsed_s=time.monotonic() - started,
-            )
-        )
-        first_row += len(table)
-    if not written:
-        raise UsageError(f"URL list {url_list.path} has no rows; give a list with URLs")
-    return written
+def _remove_plan(layout: DatasetLayout) -> None:
+    """Receipts first: a receipt never stands without its table."""
+    for path in (layout.receipt(_STAGE, "000000"), layout.plan("000000")):
+        folder = path.parent
+        for published in folder.glob(f"*{path.suffix}") if folder.is_dir() else ():
+            published.unlink()
+        if isinstance(folder, Path) and folder.is_dir():
+            folder.rmdir()
 
 
-def in_shards(batches: Iterator[pa.Table], shard_size: int) -> Iterator[pa.Table]:
-    """The rows of all batches in tables of `shard_size` rows; the last may have fewer."""
-    waiting: list[pa.Table] = []
-    num_waiting = 0
-    for batch in batches:
-        waiting.append(batch)
-        num_waiting += len(batch)
-        while num_waiting >= shard_size:
-            table = pa.concat_tables(waiting)
-            yield table.slice(0, shard_size)
-            waiting = [table.slice(shard_size)]
-            num_waiting -= shard_size
-    if num_waiting:
-        yield pa.concat_tables(waiting)
-
-
-def plan_table(
-    batch: pa.Table, first_row: int, source_name: str, config: PlanConfig, seen: Seen
-) -> pa.Table:
-    """The planned rows of consecutive rows of a list; `seen` learns their URLs.
-
-    Args:
-        batch: rows of the list with all of its columns.
-        first_row: position of the batch's first row in the list, from 0.
-        seen: canonical URLs of all earlier rows, as digests.
-    """
-    urls = batch.column(config.url_column).to_pylist()
-    expected = _optional(batch, config.sha256_column)
-    rows = [
-        plan_row(url, sha256, first_row + i, source_name, config.max_url_bytes, seen)
-        for i, (url, sha256) in enumerate(zip(urls, expected, strict=True))
-    ]
-    captions = _texts(_optional(batch, config.caption_column))
-    licenses = _texts(_optional(batch, config.license_column))
-    fields = [MANIFEST_SCHEMA.field(name) for name in _PLAN_COLUMNS]
-    values: dict[str, Sequence[object]] = {
-        **_columns(rows),
-        "source_row": [first_row + i for i in range(len(rows))],
-        "source_name": [source_name] * len(rows),
-        "caption": captions,
-        "license": licenses,
-    }
-    table = pa.Table.from_arrays(
-        [_array(values[field.name], field) for field in fields], schema=pa.schema(fields)
+def _check_num_shards(url_list: UrlList, num_rows: int, shard_size: int) -> None:
+    if num_rows <= _MAX_SHARDS * shard_size:
+        return
+    least = -(-num_rows // _MAX_SHARDS)
+    mend = (
+        f"choose --shard-size {least} or more"
+        if least <= _MAX_SHARD_SIZE
+        else "cut it into several lists, each with a dataset of its own"
     )
-    for field in batch.schema:
-        if field.name not in (config.url_column, *config.other_columns):
-            name = f"{INPUT_PREFIX}{field.name}"
-            table = table.append_column(
-                pa.field(name, field.type, metadata=field.metadata), batch.column(field.name)
-            )
-    return table
+    raise UsageError(
+        f"URL list {url_list.path} has {num_rows:,} rows or more, which makes over "
+        f"{_MAX_SHARDS:,} shards of {shard_size:,} rows; {mend}"
+    )
 
 
-def _columns(rows: Sequence[PlannedRow]) -> dict[str, list[object]]:
-    return {name: [getattr(row, name) for row in rows] for name in PlannedRow._fields}
+def _find_duplicates(url_list: UrlList, duplicates: Duplicates, config: PlanConfig) -> int:
+    """Read the URLs alone; returns the number of rows."""
+    num_rows = 0
+    with RowProgress("reading URLs", url_list.num_rows) as progress:
+        for batch in url_list.url_batches():
+            for urls in batch.column(config.url_column).chunks:
+                judged = judge_urls(urls, config.max_url_bytes)
+                is_usable = np.ones(len(urls), np.bool_)
+                is_usable[list(judged.rejections)] = False
+                usable = np.flatnonzero(is_usable)
+                duplicates.add(judged.image_ids[usable], usable + num_rows)
+                num_rows += len(urls)
+            _check_num_shards(url_list, num_rows, config.shard_size)
+            progress.add(len(batch))
+    if not num_rows:
+        raise UsageError(f"URL list {url_list.path} has no rows; give a list with URLs")
+    duplicates.find()
+    return num_rows
 
 
-def _array(values: Sequence[object], field: pa.Field) -> pa.Array:
-    if pa.types.is_dictionary(field.type):
-        return pa.array(values, field.type.value_type).dictionary_encode().cast(field.type)
-    return pa.array(values, field.type)
+def _write_shards(
+    url_list: UrlList,
+    duplicates: Duplicates,
+    num_rows: int,
+    folder: Path,
+    config: PlanConfig,
+) -> Iterator[dict[str, Any]]:
+    """Write each shard into the folder, and yield what its receipt will say."""
+    first_row = 0
+    with RowProgress("planning", num_rows) as progress:
+        for batch in in_shards(url_list.batches(), config.shard_size):
+            started, started_at = time.monotonic(), time.time()
+            is_duplicate = duplicates.among(first_row, first_row + len(batch))
+            table = plan_table(batch, first_row, url_list.path.name, config, is_duplicate)
+            shard = f"{first_row // config.shard_size:06d}"
+            path = folder / f"{shard}.parquet"
+            pq.write_table(table, str(path), compression="zstd")
+            yield {
+                "shard": shard,
+                "rows": len(table),
+                "counts": counts_of(table),
+                "output": {"bytes": path.stat().st_size, "sha256": sha256_file(path)},
+                "started_at": started_at,
+                "elapsed_s": time.monotonic() - started,
+            }
+            first_row += len(table)
+            progress.add(len(table))
+    if first_row != num_rows:
+        raise UsageError(
+            f"URL list {url_list.path} had {num_rows} rows and then {first_row}: it changed while "
+            "it was read; plan again when it is complete"
+        )
 
 
-def _optional(batch: pa.Table, name: str | None) -> list[object]:
-    return [None] * len(batch) if name is None else batch.column(name).to_pylist()
+def _in_threads(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Do small writes side by side: each waits for its disk."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(_SYNCING_THREADS) as pool:
+        while some := list(islice(waiting, 32 * _SYNCING_THREADS)):
+            list(pool.map(work, some))
 
 
-def _texts(values: Sequence[object]) -> list[str | None]:
-    return [None if value is None else str(value) for value in values]
+def _publish(folder: Path, layout: DatasetLayout, shard: str) -> None:
+    with atomic_write(layout.plan(shard)) as temporary:
+        (folder / f"{shard}.parquet").replace(temporary)
 
 
-def _counts(table: pa.Table) -> dict[str, int]:
-    names = [*table.column("status").to_pylist(), *table.column("failure_code").to_pylist()]
-    return dict(Counter(name for name in names if name is not None))
-
-
-def _publish(private: DatasetLayout, layout: DatasetLayout, shard: str) -> None:
-    target = layout.plan(shard)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    private.plan(shard).replace(target)
-
-
-def _receipt(
-    parts: _WrittenShard, layout: DatasetLayout, fingerprint: str, num_shards: int
-) -> Receipt:
+def _receipt(fact: dict[str, Any], fingerprint: str, num_shards: int) -> Receipt:
+    shard = fact["shard"]
     return Receipt(
         stage=_STAGE,
-        shard=parts.shard,
+        shard=shard,
         config_sha256=fingerprint,
-        outputs=output_files(layout, [layout.plan(parts.shard)]),
-        rows=parts.rows,
-        counts={**parts.counts, SHARDS_IN_LIST: num_shards},
-        elapsed_s=parts.elapsed_s,
+        outputs={f"plan/{shard}.parquet": OutputFile(**fact["output"])},
+        rows=fact["rows"],
+        counts={**fact["counts"], SHARDS_IN_LIST: num_shards},
+        started_at=fact["started_at"],
+        elapsed_s=fact["elapsed_s"],
+        worker=worker_name(),
         version=version(_DISTRIBUTION),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from annotations_schema.errors import UsageError
 from annotations_schema.layout import DatasetLayout, atomic_write, read_receipt
 from annotations_schema.provenance import FRAME
 from curation.config import DatasetConfig, require_config
+from curation.integrity import IntegrityConfig, check_integrity
 from curation.report_charts import Chart, count_histogram, histogram, quantity
 from curation.report_facts import (
     FAILED_ROWS_PER_CODE,
@@ -55,6 +56,8 @@ class ReportConfig:
     """Most images on the contact sheet."""
     seed: int = 0
     """Of the draw of images: the same seed shows the same images."""
+    integrity: IntegrityConfig = field(default_factory=IntegrityConfig)
+    """Evidence on images that differ from what the list expects."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_images <= 1000:
@@ -131,7 +134,7 @@ def render(
         "meaning": meaning_of,
     }
     html = environment.get_template("report.html.j2").render(
-        title=layout.root.resolve().name,
+        title=layout.root.absolute().name,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         creator=f"{DISTRIBUTION} {version(DISTRIBUTION)}",
         dataset=dataset,
@@ -145,6 +148,7 @@ def render(
         times=_times(facts),
         charts=_charts(facts),
         timeline=_timeline(layout),
+        integrity=check_integrity(layout, config.integrity),
         sheet=sheet,
         failed_per_code=FAILED_ROWS_PER_CODE,
         detectors=_detectors(facts),

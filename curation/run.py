@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from annotations_schema.errors import UsageError
@@ -16,12 +14,10 @@ from annotations_schema.layout import (
     DatasetLayout,
     Receipt,
     config_sha256,
-    is_done,
     read_receipt,
 )
-from curation.annotate.config import AnnotateConfig
-from curation.annotate.protocols import Provider
-from curation.annotate.stage import AnnotateStage
+from annotations_schema.storage import AnyPath, ask_many
+from curation.annotate.stage import AnnotateStage, check_detectors
 from curation.config import (
     CurateConfig,
     DatasetConfig,
@@ -32,18 +28,24 @@ from curation.config import (
     write_config,
 )
 from curation.fetch.stage import FetchStage
+from curation.fetched import finished_receipt
+from curation.lock import exclusive
 from curation.machine import MachineConfig, events
 from curation.plan import PlanIdentity, plan
+from curation.retry import finish_planning
 from curation.runtime.stage import DISTRIBUTION, EventKind, ShardEvent, Stage
+from curation.tombstones import refuse_unfinished
 
 Listener = Callable[[ShardEvent], None]
 
 
 @dataclass(slots=True)
 class StageTally:
-    """What one run did in one stage, in shards."""
+    """What one run did in one stage, in shards and further passes of shards."""
 
     done: int = 0
+    requeued: int = 0
+    """Further passes that waited or were put off; they count as done or set aside too."""
     skipped: int = 0
     retried: int = 0
     set_aside: int = 0
@@ -70,7 +72,7 @@ class RunSummary:
 
 
 def plan_dataset(
-    source: Path, layout: DatasetLayout, curate: CurateConfig, *, must_exist: bool = False
+    source: AnyPath, layout: DatasetLayout, curate: CurateConfig, *, must_exist: bool = False
 ) -> DatasetConfig:
     """Plan a list into a dataset folder, or find it planned already under the same configuration.
 
@@ -83,7 +85,8 @@ def plan_dataset(
         must_exist: refuse to begin a new dataset.
 
     Raises:
-        UsageError: a bad list, or a folder of another list or configuration. Nothing is written.
+        UsageError: a bad list, or a folder of another list or configuration, or one that another
+            run works on. Nothing is written.
         WeightsError: a detector's weights are absent or wrong. Nothing is written.
     """
     existing = read_config(layout)
@@ -93,16 +96,18 @@ def plan_dataset(
     if existing is not None:
         check_same(existing, wanted, layout.root)
         if len(layout.shards_planned()) != existing.num_shards:
-            plan(source, layout, curate.plan)
+            with exclusive(layout):
+                plan(source, layout, curate.plan)
         return replace(existing, curate=curate)
-    _check_detectors(layout, curate.annotate)
-    shards = plan(source, layout, curate.plan)
-    planned = replace(
-        wanted,
-        num_shards=len(shards),
-        num_rows=sum(_plan_receipt(layout, shard).rows for shard in shards),
-    )
-    write_config(layout, planned)
+    check_detectors(layout.root, curate.annotate)
+    with exclusive(layout):
+        shards = plan(source, layout, curate.plan)
+        planned = replace(
+            wanted,
+            num_shards=len(shards),
+            num_rows=sum(_plan_receipt(layout, shard).rows for shard in shards),
+        )
+        write_config(layout, planned)
     return planned
 
 
@@ -112,10 +117,13 @@ def run_stages(
     names: Sequence[str],
     machine: MachineConfig,
     listener: Listener = lambda event: None,
+    *,
+    shards: Sequence[str] | None = None,
 ) -> RunSummary:
     """Carry the shards of a planned dataset through the named stages.
 
-    Shards that are done are skipped; shards that an earlier run set aside are tried again.
+    Shards that are done are skipped; shards that an earlier run set aside are tried again; what a
+    retry planned and did not finish is finished.
 
     Args:
         layout: the dataset.
@@ -123,6 +131,7 @@ def run_stages(
         names: "fetch", "annotate" or both, in this order.
         machine: where to run.
         listener: told of everything that happens, as it happens.
+        shards: only these; None: all that are planned.
 
     Raises:
         UsageError: another run works on the dataset; annotate alone, and nothing is fetched; no
@@ -131,17 +140,18 @@ def run_stages(
     """
     started = time.monotonic()
     stages = _stages(layout, config, names)
-    shards = _ready(layout, config, names)
     tallies = {stage.name: StageTally() for stage in stages}
-    with (
-        _exclusive(layout),
-        contextlib.closing(
-            events(stages, shards, layout, machine, config.curate.annotate)
-        ) as happening,
-    ):
-        for event in happening:
-            _count(tallies[event.stage], event.kind)
-            listener(event)
+    with exclusive(layout) as check_lock:
+        refuse_unfinished(layout)
+        finish_planning(layout, config)
+        wanted = _ready(layout, config, names) if shards is None else shards
+        with contextlib.closing(
+            events(stages, wanted, layout, machine, config.curate)
+        ) as happening:
+            for event in happening:
+                check_lock()
+                _count(tallies[event.stage], event.kind)
+                listener(event)
     return RunSummary(
         root=str(layout.root),
         num_shards=config.num_shards,
@@ -153,7 +163,9 @@ def run_stages(
 
 def planned_rows(layout: DatasetLayout) -> dict[str, int]:
     """Rows of each planned shard."""
-    return {shard: _plan_receipt(layout, shard).rows for shard in layout.shards_planned()}
+    shards = layout.shards_planned()
+    receipts = ask_many(layout.root, lambda shard: _plan_receipt(layout, shard), shards)
+    return {receipt.shard: receipt.rows for receipt in receipts}
 
 
 def existing_dataset(layout: DatasetLayout, machine_settings: dict[str, Any]) -> DatasetConfig:
@@ -176,7 +188,7 @@ def existing_dataset(layout: DatasetLayout, machine_settings: dict[str, Any]) ->
     return replace(config, curate=replace(config.curate, fetch=fetch, annotate=annotate))
 
 
-def _configure(source: Path, layout: DatasetLayout, curate: CurateConfig) -> DatasetConfig:
+def _configure(source: AnyPath, layout: DatasetLayout, curate: CurateConfig) -> DatasetConfig:
     """The configuration that planning would write, before anything is counted."""
     listed = ListSource.of(source)
     identity = PlanIdentity(
@@ -196,21 +208,12 @@ def _configure(source: Path, layout: DatasetLayout, curate: CurateConfig) -> Dat
     )
 
 
-def _check_detectors(layout: DatasetLayout, annotate: AnnotateConfig) -> None:
-    """Load the detectors here, so that absent or wrong weights are known before any download."""
-    if annotate.provider is not Provider.CPU:
-        return  # the machine that plans need not have the accelerator of the workers
-    stage = AnnotateStage(layout.root, annotate)
-    stage.open()
-    stage.close()
-
-
 def _stages(layout: DatasetLayout, config: DatasetConfig, names: Sequence[str]) -> list[Stage]:
     """The named stages; refuses weights other than those the dataset was begun with."""
     root = layout.root.absolute()
     make: dict[str, Callable[[], Stage]] = {
         "fetch": lambda: FetchStage(root, config.curate.fetch),
-        "annotate": lambda: AnnotateStage(root, config.curate.annotate),
+        "annotate": lambda: AnnotateStage(root, config.curate.annotate, layout.annotation_set),
     }
     stages = [make[name]() for name in names]
     for stage in stages:
@@ -227,7 +230,11 @@ def _ready(layout: DatasetLayout, config: DatasetConfig, names: Sequence[str]) -
     shards = layout.shards_planned()
     if names[0] != "annotate":
         return shards
-    fetched = [one for one in shards if is_done(layout, "fetch", one, config.stages["fetch"])]
+    expected = config.stages["fetch"]
+    found = ask_many(
+        layout.root, lambda one: finished_receipt(layout, "fetch", one, expected), shards
+    )
+    fetched = [receipt.shard for receipt in found if receipt is not None]
     if not fetched:
         raise UsageError(
             f"{layout.root}: no shard is fetched; run `insight-curate fetch {layout.root}` first"
@@ -244,17 +251,3 @@ def _plan_receipt(layout: DatasetLayout, shard: str) -> Receipt:
     receipt = read_receipt(layout, "plan", shard)
     assert receipt is not None, f"shard {shard} came from its plan receipt"
     return receipt
-
-
-@contextlib.contextmanager
-def _exclusive(layout: DatasetLayout) -> Iterator[None]:
-    """Keep two runs from working on one dataset: each would undo the other's receipts."""
-    path = layout.root / ".lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{layout.root}: another run is working on it; wait for it or stop it"
-            ) from error
-        yield

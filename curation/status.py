@@ -7,13 +7,15 @@ going on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from annotations_schema.codes import FailureCode, Status
-from annotations_schema.layout import STAGES, DatasetLayout, Receipt, is_done, read_receipt
+from annotations_schema.layout import STAGES, DatasetLayout, Receipt, read_receipt
+from annotations_schema.storage import ask_many
 from curation.config import DatasetConfig, require_config
+from curation.fetched import fetched_counts, is_finished
 
 _STATUSES = tuple(status.value for status in Status)
 # Receipts count the milliseconds of a stage's parts under names that end so.
@@ -31,8 +33,9 @@ class StageStatus:
     """Neither done nor set aside."""
     shards_set_aside: int
     rows_done: int
+    """Rows that its workers dealt with; one that was fetched again counts each time."""
     images: int
-    """Rows of the shards done whose status is ok."""
+    """Those of them whose status became ok."""
     worker_s: float
     """Time that workers spent on the shards done, seconds; workers add up."""
     parts_s: dict[str, float]
@@ -98,21 +101,22 @@ def status(layout: DatasetLayout) -> DatasetStatus:
     """
     config = require_config(layout)
     shards = layout.shards_planned()
-    receipts = {stage: _receipts(layout, config, stage, shards) for stage in STAGES}
-    by_status, by_code = _rows(shards, receipts)
+    held = {stage: _held(layout, config, stage, shards) for stage in STAGES}
+    by_status, by_code = _rows(layout, shards, held)
     return DatasetStatus(
         root=str(layout.root),
         num_shards=config.num_shards,
         num_rows=config.num_rows,
         stages=tuple(
-            _stage_status(name, receipts[name].values(), config.num_shards) for name in STAGES
+            _stage_status(name, held[name].values(), config.num_shards) for name in STAGES
         ),
         rows_by_status=by_status,
         rows_by_code=by_code,
         set_aside={
-            f"{stage}/{shard}": receipt.set_aside
+            f"{stage}/{receipt.shard}": receipt.set_aside
             for stage in STAGES
-            for shard, receipt in receipts[stage].items()
+            for one in held[stage].values()
+            for receipt in one.receipts
             if receipt.set_aside is not None
         },
     )
@@ -141,24 +145,55 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def _receipts(
-    layout: DatasetLayout, config: DatasetConfig, stage: str, shards: Iterable[str]
-) -> dict[str, Receipt]:
-    """Receipts that count: of this configuration, with their outputs in place, or set aside."""
-    found: dict[str, Receipt] = {}
-    for shard in shards:
-        receipt = read_receipt(layout, stage, shard)
-        if receipt is None:
-            continue
-        is_aside = receipt.set_aside is not None
-        if is_aside or is_done(layout, stage, shard, config.stages[stage]):
-            found[shard] = receipt
-    return found
+class _Held(NamedTuple):
+    """What a stage has of one shard: its receipts that count, and how many passes it has."""
+
+    receipts: list[Receipt]
+    num_passes: int
+
+    @property
+    def done(self) -> list[Receipt]:
+        """The receipts of what is published."""
+        return [receipt for receipt in self.receipts if receipt.set_aside is None]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every pass is published."""
+        return len(self.done) == self.num_passes
+
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether a pass was given up."""
+        return len(self.done) < len(self.receipts)
 
 
-def _stage_status(name: str, receipts: Iterable[Receipt], num_shards: int) -> StageStatus:
-    held = list(receipts)
-    done = [receipt for receipt in held if receipt.set_aside is None]
+def _held(
+    layout: DatasetLayout, config: DatasetConfig, stage: str, shards: Sequence[str]
+) -> dict[str, _Held]:
+    """By shard the receipts of this configuration, with their outputs in place, or set aside."""
+
+    def hold(shard: str) -> _Held:
+        names = layout.planned_passes(shard) if stage == "fetch" else [shard]
+        receipts = [_counting_receipt(layout, config, stage, name) for name in names]
+        return _Held([one for one in receipts if one is not None], len(names))
+
+    return dict(zip(shards, ask_many(layout.root, hold, shards), strict=True))
+
+
+def _counting_receipt(
+    layout: DatasetLayout, config: DatasetConfig, stage: str, name: str
+) -> Receipt | None:
+    receipt = read_receipt(layout, stage, name)
+    if receipt is None or receipt.set_aside is not None:
+        return receipt
+    return receipt if is_finished(layout, receipt, config.stages[stage]) else None
+
+
+def _stage_status(name: str, shards: Iterable[_Held], num_shards: int) -> StageStatus:
+    held = list(shards)
+    done = [receipt for one in held for receipt in one.done]
+    num_done = sum(one.is_done for one in held)
+    num_set_aside = sum(one.is_set_aside for one in held)
     parts_ms: Counter[str] = Counter()
     for receipt in done:
         parts_ms.update(
@@ -170,9 +205,9 @@ def _stage_status(name: str, receipts: Iterable[Receipt], num_shards: int) -> St
         )
     return StageStatus(
         name=name,
-        shards_done=len(done),
-        shards_left=num_shards - len(held),
-        shards_set_aside=len(held) - len(done),
+        shards_done=num_done,
+        shards_left=num_shards - num_done - num_set_aside,
+        shards_set_aside=num_set_aside,
         rows_done=sum(receipt.rows for receipt in done),
         images=sum(receipt.counts.get(Status.OK.value, 0) for receipt in done),
         worker_s=sum(receipt.elapsed_s for receipt in done),
@@ -181,20 +216,20 @@ def _stage_status(name: str, receipts: Iterable[Receipt], num_shards: int) -> St
 
 
 def _rows(
-    shards: Iterable[str], receipts: dict[str, dict[str, Receipt]]
+    layout: DatasetLayout, shards: Iterable[str], held: dict[str, dict[str, _Held]]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Rows by status and by code, from the last stage that finished each shard."""
+    """Rows by status and by code: each row once, as the last stage that finished it has it."""
     counts: Counter[str] = Counter()
     for shard in shards:
-        for stage in reversed(STAGES):
-            receipt = receipts[stage].get(shard)
-            if receipt is None or receipt.set_aside is not None:
-                continue
-            found = Counter(receipt.counts)
-            if stage == "plan":  # its ok rows are work, not results
-                found["waiting"] = found.pop(Status.OK.value, 0)
-            counts += found
-            break
+        plan, fetch, annotate = (held[stage][shard].done for stage in STAGES)
+        if annotate:
+            counts.update(annotate[0].counts)
+        elif fetch and fetch[0].shard == shard:
+            counts.update(fetched_counts(layout, shard))
+        elif plan:  # its ok rows are work, not results
+            waiting = Counter(plan[0].counts)
+            waiting["waiting"] = waiting.pop(Status.OK.value, 0)
+            counts.update(waiting)
     by_status = {name: counts[name] for name in (*_STATUSES, "waiting") if counts[name]}
-    by_code = {name: count for name, count in counts.most_common() if name in _CODES}
+    by_code = {name: count for name, count in counts.most_common() if name in _CODES and count}
     return by_status, by_code

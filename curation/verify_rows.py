@@ -1,21 +1,18 @@
-"""The rules of `verify` over the rows of one manifest: addresses, headers, transforms, summaries.
+"""The rules of `verify` over the rows of one manifest: transforms, summaries, states, facts.
 
 Each rule yields `RowFinding`s; the schema's own validation comes first and these go beyond it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from annotations_schema.codes import RegionState, Status
-from annotations_schema.images import DecodeLimits, ImageDecodeError, probe
 from annotations_schema.manifest import text_heights_px
 from annotations_schema.provenance import Provenance
 from annotations_schema.region_columns import FlatFaces, FlatText, flatten_faces, flatten_text
@@ -23,13 +20,12 @@ from annotations_schema.regions import FaceRegions
 
 TRANSFORM_TOLERANCE = 1e-6
 SUMMARY_TOLERANCE = 1e-5
-_ADDRESS = ("sha256", "bytes", "shard", "offset", "length")
-_HEADER = ("format", "exif_orientation", "width", "height", "stored_width", "stored_height")
 # Annotate adds to a fetched row; these it hands on as they are.
 _HANDED_ON = (
     *("image_id", "source_row", "source_name", "url", "caption", "license"),
     *("sha256_expected", "sha256", "http_status", "attempts", "elapsed_ms", "fetched_at"),
     *("shard", "offset", "length", "bytes"),
+    *("history", "optout_rule", "sha256_received", "received_width", "received_height"),
 )
 
 
@@ -40,60 +36,6 @@ class RowFinding(NamedTuple):
     column: str
     rule: str
     found: str
-
-
-def check_addresses(
-    table: pa.Table, tar: Path, shard: str, limits: DecodeLimits
-) -> Iterator[RowFinding]:
-    """Every stored image: its bytes hash to `sha256`, its header says what the row says."""
-    rows = table.select(["status", *_ADDRESS, *_HEADER]).to_pylist()
-    addressed = [(number, row) for number, row in enumerate(rows) if row["offset"] is not None]
-    if not addressed:
-        return
-    if not tar.exists():
-        yield RowFinding(None, f"images/{tar.name}", "the tar of the addresses exists", "absent")
-        return
-    with tar.open("rb") as file:
-        for number, row in addressed:
-            yield from _check_address(file, number, row, shard, limits)
-
-
-def _check_address(
-    file: BinaryIO, number: int, row: dict[str, Any], shard: str, limits: DecodeLimits
-) -> Iterator[RowFinding]:
-    if row["shard"] != shard:
-        rule = "an image lies in the tar of its own shard"
-        yield RowFinding(number, "shard", rule, repr(row["shard"]))
-        return
-    if row["bytes"] != row["length"]:
-        found = f"bytes {row['bytes']}, length {row['length']}"
-        yield RowFinding(number, "length", "length is the size of the image file", found)
-    file.seek(row["offset"])
-    data = file.read(row["length"])
-    if len(data) != row["length"]:
-        found = f"{len(data)} of {row['length']} bytes at {row['offset']}"
-        yield RowFinding(number, "offset", "the address lies inside the tar", found)
-        return
-    sha256 = hashlib.sha256(data).hexdigest()
-    if sha256 != row["sha256"]:
-        rule = "the bytes at the address hash to sha256"
-        yield RowFinding(number, "sha256", rule, f"{sha256[:16]}..., not {row['sha256'][:16]}...")
-    elif row["status"] == Status.OK:
-        yield from _check_header(data, number, row, limits)
-
-
-def _check_header(
-    data: bytes, number: int, row: dict[str, Any], limits: DecodeLimits
-) -> Iterator[RowFinding]:
-    try:
-        header = probe(data, limits)._asdict()
-    except ImageDecodeError as error:
-        yield RowFinding(number, "format", "an ok row holds an image", str(error))
-        return
-    for name in _HEADER:
-        if row[name] != header[name]:
-            rule = f"{name} is what the image header says"
-            yield RowFinding(number, name, rule, f"{row[name]}, header {header[name]}")
 
 
 def check_faces(table: pa.Table) -> Iterator[RowFinding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,10 @@ class AnnotateConfig:
     """Text regions that score less are left out, [0, 1]. Without it: the detector's threshold."""
     face_score_min: float | None = None
     """Faces that score less are left out, [0, 1]. Without it: the detector's threshold."""
+    text_side_min_px: float = 0.0
+    """Text regions whose quad has a shorter side than this are left out, pixels."""
+    face_side_min_px: float = 0.0
+    """Faces whose box has a shorter side than this are left out, pixels."""
     text_input_sides_px: tuple[int, ...] | None = None
     """Size at which the text network sees the longer side, pixels. Without it: the detector's."""
     face_input_sides_px: tuple[int, ...] | None = None
@@ -49,7 +54,10 @@ class AnnotateConfig:
     provider: Provider = Provider.CPU
     """Where the networks compute."""
     threads: int = 1
-    """CPU threads of each network; they change the speed, not the regions."""
+    """Images that a worker looks at side by side, each on one CPU thread; they change the speed,
+    not the regions."""
+    batch_size: int = 1
+    """Most images in one run of a network that takes batches. It pays on a GPU, not on a CPU."""
     max_pixels: int = DecodeLimits().max_pixels
     """Images with more pixels become failed rows."""
     max_side_px: int = DecodeLimits().max_side
@@ -65,7 +73,10 @@ class AnnotateConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"{name} is {value}; it must lie between 0 and 1")
-        for name in ("threads", "max_pixels", "max_side_px"):
+        for name in ("text_side_min_px", "face_side_min_px"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} is {getattr(self, name)}; give pixels, 0 keeps all")
+        for name in ("threads", "batch_size", "max_pixels", "max_side_px"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("text_input_sides_px", "face_input_sides_px"):
@@ -84,8 +95,8 @@ class AnnotateConfig:
         return DetectorOptions(
             weights=None if self.text_weights is None else Path(self.text_weights),
             score_min=self.text_score_min,
+            side_min_px=self.text_side_min_px,
             input_sides_px=self.text_input_sides_px,
-            threads=self.threads,
             provider=self.provider,
         )
 
@@ -95,14 +106,14 @@ class AnnotateConfig:
         return DetectorOptions(
             weights=None if self.face_weights is None else Path(self.face_weights),
             score_min=self.face_score_min,
+            side_min_px=self.face_side_min_px,
             input_sides_px=self.face_input_sides_px,
-            threads=self.threads,
             provider=self.provider,
         )
 
 
 def result_sha256(config: AnnotateConfig) -> str:
-    """Hash of what decides the regions: not the threads, and a weights file by its content.
+    """Hash of what decides the regions: not threads or batches, and a weights file by its content.
 
     Raises:
         WeightsError: a weights file is absent.
@@ -110,6 +121,7 @@ def result_sha256(config: AnnotateConfig) -> str:
     identity = replace(
         config,
         threads=1,
+        batch_size=1,
         text_weights=_content(TEXT_DETECTORS, config.text_detector, config.text_weights),
         face_weights=_content(FACE_DETECTORS, config.face_detector, config.face_weights),
     )

@@ -31,7 +31,7 @@ from curation.annotate.protocols import Detector, DetectorOptions, FaceDetector,
 NOT_RUN = "none"
 """The detector name that means: do not look; the region state stays `not_run`."""
 
-DetectorT = TypeVar("DetectorT", bound=Detector)
+DetectorT = TypeVar("DetectorT", bound=Detector[Any])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ clipped and drawn as edges.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -26,49 +27,60 @@ from annotations_schema.provenance import DetectorRecord
 from annotations_schema.regions import FaceRegions
 from annotations_schema.weights import WeightsCard, resolve
 from curation.annotate.cards import INSIGHTFACE_ONNX, given_file, insightface_pack_dir
-from curation.annotate.frame import face_regions
+from curation.annotate.frame import Rules, face_found
 from curation.annotate.onnx_session import (
     execution_providers,
     onnx_errors,
     require_active,
     session_options,
 )
-from curation.annotate.protocols import DetectorOptions, library_version
+from curation.annotate.protocols import Detector, DetectorOptions, Found, library_version
 
 SCORE_MIN = 0.5
+CANDIDATE_SCORE_MIN = 0.3
+"""Faces that score at least this after insightface's suppression are candidates. Those below the
+score that is asked for are recorded as dropped; it goes from the best on, so they change no face.
+"""
 INPUT_SIDES_PX = (128, 640)
 """insightface's own joint detection sizes: squares into which the image is fitted."""
 
 
-class InsightFaceDetector:
+class InsightFaceDetector(Detector[FaceRegions]):
     """A detector of insightface's model zoo."""
 
     def __init__(self, card: WeightsCard, options: DetectorOptions) -> None:
         file = _weights_file(card, options)
         self._model = _open_model(card, file, options)
-        self._model.det_thresh = SCORE_MIN if options.score_min is None else options.score_min
+        score_min = SCORE_MIN if options.score_min is None else options.score_min
+        self._rules = Rules(score_min=score_min, side_min_px=options.side_min_px)
+        self._model.det_thresh = min(CANDIDATE_SCORE_MIN, score_min)
         self._sizes = _input_sizes(card, self._model, options)
-        self.errors: tuple[type[Exception], ...] = (cv2.error, *onnx_errors())
-        self.num_dropped = 0
+        self.errors = (cv2.error, *onnx_errors())
         self.record = DetectorRecord(
             name=card.name,
             library="insightface",
             library_version=library_version("insightface", "onnxruntime"),
             weights_sha256=sha256_file(file),
             weights_licence=card.licence,
-            thresholds={"score_min": self._model.det_thresh, "iou_max": self._model.nms_thresh},
+            thresholds={
+                "score_min": score_min,
+                "candidate_score_min": self._model.det_thresh,
+                "side_min_px": options.side_min_px,
+                "iou_max": self._model.nms_thresh,
+            },
             input_size="fitted into "
             + " and ".join(f"{width} x {height}" for width, height in self._sizes),
         )
 
-    def detect(self, image: NDArray[np.uint8]) -> FaceRegions:
-        """Faces of an image (H, W, 3) uint8 RGB."""
+    def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found[FaceRegions]]:
+        """Faces of each image (H, W, 3) uint8 RGB; insightface takes them one by one."""
+        return [self._find_one(image) for image in images]
+
+    def _find_one(self, image: NDArray[np.uint8]) -> Found[FaceRegions]:
         height, width = image.shape[:2]
         bgr = np.ascontiguousarray(image[:, :, ::-1])
         boxes, landmarks = self._model.detect(bgr, input_size=self._sizes)
-        regions, num_dropped = face_regions(boxes[:, :4], boxes[:, 4], landmarks, width, height)
-        self.num_dropped += num_dropped
-        return regions
+        return face_found(boxes[:, :4], boxes[:, 4], landmarks, width, height, self._rules)
 
 
 def _weights_file(card: WeightsCard, options: DetectorOptions) -> Path:

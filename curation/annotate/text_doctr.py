@@ -7,8 +7,10 @@ is added to make them edges.
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -27,17 +29,28 @@ from annotations_schema.provenance import DetectorRecord
 from annotations_schema.regions import TextRegions
 from annotations_schema.weights import WeightsCard, resolve
 from curation.annotate.cards import doctr_cache_file
-from curation.annotate.frame import text_regions
-from curation.annotate.protocols import DetectorOptions, Provider, library_version
+from curation.annotate.frame import Rules, text_found
+from curation.annotate.protocols import (
+    Detector,
+    DetectorOptions,
+    Found,
+    Provider,
+    library_version,
+)
+
+BATCH_MAX = 64
+"""Most images in one run of the network; fewer where fewer are given."""
 
 
-class DoctrDetector:
+class DoctrDetector(Detector[TextRegions]):
     """One of docTR's architectures with its predictor: resize, pad, network, post-processing."""
 
     def __init__(self, card: WeightsCard, options: DetectorOptions) -> None:
         architecture = card.name.removeprefix("doctr_")
         # torch has one thread setting for the whole process.
         torch.set_num_threads(options.threads)
+        # docTR would prepare a batch in a pool of up to 16 threads.
+        os.environ["DOCTR_MULTIPROCESSING_DISABLE"] = "TRUE"
         model = detection.__dict__[architecture](
             pretrained=False, pretrained_backbone=False, assume_straight_pages=False
         )
@@ -45,14 +58,20 @@ class DoctrDetector:
         _load_weights(card, model, file)
         if isinstance(model, detection.FAST):
             model = reparameterize(model)
-        if options.score_min is not None:
-            model.postprocessor.box_thresh = options.score_min
+        own_min = model.postprocessor.box_thresh
+        score_min = own_min if options.score_min is None else options.score_min
+        self._rules = Rules(score_min=score_min, side_min_px=options.side_min_px)
+        # docTR's own low threshold (0.1) makes the candidates.
+        model.postprocessor.box_thresh = min(own_min, score_min)
         self._side = _input_side(card, model, options)
         self._predictor = detection.detection_predictor(
-            model, assume_straight_pages=False, preserve_aspect_ratio=True, symmetric_pad=True
+            model,
+            assume_straight_pages=False,
+            preserve_aspect_ratio=True,
+            symmetric_pad=True,
+            batch_size=BATCH_MAX,
         ).to(_device(options.provider))
-        self.errors: tuple[type[Exception], ...] = (cv2.error, RuntimeError)
-        self.num_dropped = 0
+        self.errors = (cv2.error, RuntimeError)
         self.record = DetectorRecord(
             name=card.name,
             library="python-doctr",
@@ -60,22 +79,24 @@ class DoctrDetector:
             weights_sha256=sha256_file(file),
             weights_licence=card.licence,
             thresholds={
-                "score_min": model.postprocessor.box_thresh,
+                "score_min": score_min,
+                "candidate_score_min": model.postprocessor.box_thresh,
+                "side_min_px": options.side_min_px,
                 "map_min": model.postprocessor.bin_thresh,
                 "unclip_ratio": model.postprocessor.unclip_ratio,
             },
             input_size=f"{self._side} x {self._side}, aspect ratio kept, padded on both sides",
         )
 
-    def detect(self, image: NDArray[np.uint8]) -> TextRegions:
-        """Text regions of an image (H, W, 3) uint8 RGB."""
-        height, width = image.shape[:2]
-        (found,) = self._predictor([image])
-        corners = np.concatenate(list(found.values()))
-        quads = quads_in_edges(corners[:, :4], width, height, self._side)
-        regions, num_dropped = text_regions(quads, corners[:, 4, 1], width, height)
-        self.num_dropped += num_dropped
-        return regions
+    def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found[TextRegions]]:
+        """Text of each image (H, W, 3) uint8 RGB; all have one size for the network."""
+        found = []
+        for image, words in zip(images, self._predictor(list(images)), strict=True):
+            height, width = image.shape[:2]
+            corners = np.concatenate(list(words.values()))
+            quads = quads_in_edges(corners[:, :4], width, height, self._side)
+            found.append(text_found(quads, corners[:, 4, 1], width, height, self._rules))
+        return found
 
 
 def quads_in_edges(

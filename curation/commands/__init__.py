@@ -1,7 +1,8 @@
 """What the commands of `insight-curate` do: from options to the work, and from results to text.
 
-build.py     run, plan, fetch, annotate
-inspect.py   status, verify, report, detectors
+build.py     run, plan, fetch, annotate, retry
+publish.py   select, tombstone
+inspect.py   status, verify, report, doctor, detectors
 configs.py   from typed options to configurations
 output.py    text on stderr, JSON on stdout
 """
@@ -9,7 +10,7 @@ output.py    text on stderr, JSON on stdout
 from __future__ import annotations
 
 from curation import cli
-from curation.commands import build, inspect
+from curation.commands import build, inspect, publish
 
 
 def execute(command: cli.Command) -> int:
@@ -24,14 +25,22 @@ def execute(command: cli.Command) -> int:
         case cli.Plan():
             return build.plan(command)
         case cli.Fetch():
-            return build.stages(command, ["fetch"])
+            return build.fetch(command)
         case cli.Annotate():
-            return build.stages(command, ["annotate"])
+            return build.annotate(command)
+        case cli.Retry():
+            return build.retry(command)
         case cli.Status():
             return inspect.show_status(command)
         case cli.Verify():
             return inspect.verify(command)
         case cli.Report():
             return inspect.report(command)
+        case cli.Select():
+            return publish.select(command)
+        case cli.Tombstone():
+            return publish.tombstone(command)
+        case cli.Doctor():
+            return inspect.doctor(command)
         case cli.Detectors():
             return inspect.detectors(command)

@@ -1,17 +1,18 @@
-"""Commands that look at a dataset: status, verify, report, detectors."""
+"""Commands that look at a dataset or a machine: status, verify, report, doctor, detectors."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 
 from tqdm import tqdm
 
 from annotations_schema.layout import DatasetLayout
+from annotations_schema.storage import RemotePath, location
 from curation import cli
 from curation.annotate.detectors import DetectorRow, list_detectors
 from curation.commands.output import EXIT_DONE, EXIT_OFF, print_json, say
-from curation.config import require_config
 from curation.status import describe, status
 
 MAX_FINDINGS_SHOWN = 50
@@ -19,7 +20,7 @@ MAX_FINDINGS_SHOWN = 50
 
 def show_status(command: cli.Status) -> int:
     """`insight-curate status`."""
-    found = status(DatasetLayout(command.root))
+    found = status(DatasetLayout(location(command.root), command.annotation_set))
     say(describe(found))
     print_json(command.output, found.to_json())
     return EXIT_OFF if found.set_aside else EXIT_DONE
@@ -29,11 +30,14 @@ def verify(command: cli.Verify) -> int:
     """`insight-curate verify`."""
     from curation import verify as verification
 
-    layout = DatasetLayout(command.root)
-    num_shards = require_config(layout).num_shards
-    is_quiet = not sys.stderr.isatty()
-    with tqdm(total=num_shards, unit=" shards", desc="verify", disable=is_quiet) as bar:
-        result = verification.verify(layout, lambda _: bar.update())
+    layout = DatasetLayout(location(command.root), command.annotation_set)
+    with tqdm(unit=" shards", desc="verify", disable=not sys.stderr.isatty()) as bar:
+
+        def advance(_: str, num_shards: int) -> None:
+            bar.total = num_shards
+            bar.update()
+
+        result = verification.verify(layout, advance)
     for finding in result.findings[:MAX_FINDINGS_SHOWN]:
         say(str(finding))
     if len(result.findings) > MAX_FINDINGS_SHOWN:
@@ -47,16 +51,51 @@ def verify(command: cli.Verify) -> int:
 
 def report(command: cli.Report) -> int:
     """`insight-curate report`."""
+    from curation.integrity import IntegrityConfig
     from curation.report import ReportConfig, write_report
 
-    config = ReportConfig(num_images=command.images, seed=command.seed)
-    written = write_report(DatasetLayout(command.root), command.out, config)
+    evidence = IntegrityConfig(
+        phash_column=command.phash_col,
+        width_column=command.width_col,
+        height_column=command.height_col,
+    )
+    config = ReportConfig(num_images=command.images, seed=command.seed, integrity=evidence)
+    layout = DatasetLayout(location(command.root), command.annotation_set)
+    written = write_report(layout, command.out, config)
     say(
         f"{written.path}: {written.rows:,} rows, {written.num_images} images shown, "
         f"{written.num_bytes / 2**20:.1f} MiB"
     )
     print_json(command.output, asdict(written))
     return EXIT_DONE
+
+
+def doctor(command: cli.Doctor) -> int:
+    """`insight-curate doctor`."""
+    from curation.annotate.protocols import Provider
+    from curation.doctor import Verdict, check_machine
+    from curation.doctor_detectors import check_detector
+    from curation.doctor_network import check_resolver, check_store, hosts_of
+
+    layout = DatasetLayout(location(command.root))
+    root = layout.root
+    local = None if isinstance(root, RemotePath) else root
+    checks = check_machine(
+        local, fetch_threads=command.fetch_threads, fetch_workers=command.fetch_workers
+    )
+    if isinstance(root, RemotePath):
+        checks.append(check_store(root))
+    hosts = [host for group in command.host for host in group] or hosts_of(layout)
+    checks.append(check_resolver(hosts or ["localhost"], command.fetch_threads))
+    provider = Provider(command.provider)
+    checks += check_detector("text", command.text_detector, provider)
+    checks += check_detector("face", command.face_detector, provider)
+    for check in checks:
+        say(str(check))
+    counts = Counter(check.verdict for check in checks)
+    say(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+    print_json(command.output, {"checks": [asdict(check) for check in checks]})
+    return EXIT_OFF if counts[Verdict.FAIL] else EXIT_DONE
 
 
 def detectors(command: cli.Detectors) -> int:

@@ -29,7 +29,7 @@ RECIPES = ("tiny", "tiny_regions")
 NUM_TRAIN_POSTERS = 36
 NUM_HELD_OUT_POSTERS = 16
 SHARD_SIZE = 40
-DEADLINE_S = 6.0
+DEADLINE_S = 4.0
 """Seconds that one URL may take: the slow servers of the list are meant to run into it."""
 
 PICTURE_SIZE_PX = 256

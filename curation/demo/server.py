@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
 
 from curation.demo.pictures import boasting_png, bomb_png, exif_rotated, plain_jpeg
@@ -27,6 +28,8 @@ _DRIP_S = 0.05
 _PIECE = bytes(2**16)
 _HTML = b"<!DOCTYPE html><html><body><h1>Sorry, this image has moved.</h1></body></html>"
 _HOPS = "/trouble/hop/"
+ROBOTS_TXT = b"User-agent: *\nDisallow: /trouble/disallowed/\n"
+"""What the server answers unless it is given a robots.txt of its own."""
 
 
 class ServedFile(NamedTuple):
@@ -34,6 +37,7 @@ class ServedFile(NamedTuple):
 
     data: bytes
     content_type: str = "image/jpeg"
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class SeenRequest(NamedTuple):
@@ -41,6 +45,8 @@ class SeenRequest(NamedTuple):
 
     path: str
     headers: Mapping[str, str]
+    client_port: int
+    """Requests over one connection have one port."""
 
 
 class TroubleServer:
@@ -51,6 +57,8 @@ class TroubleServer:
         picture: a JPEG that the troubles with a good end serve; a gradient if None.
         slow_s: how long the slow troubles drip; choose more than the deadline under test.
         huge_bytes: length of the endless stream; choose more than the byte cap under test.
+        keeps_alive: leave connections open for further requests.
+        tls: serve https with this context.
     """
 
     def __init__(
@@ -60,15 +68,23 @@ class TroubleServer:
         picture: bytes | None = None,
         slow_s: float = 60.0,
         huge_bytes: int = 2**27,
+        keeps_alive: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.picture = plain_jpeg() if picture is None else picture
         self.slow_s = slow_s
         self.huge_bytes = huge_bytes
+        self.keeps_alive = keeps_alive
+        self._scheme = "http" if tls is None else "https"
         self.closing = threading.Event()
-        self._files = dict(files or {})
+        self._files = {"/robots.txt": ServedFile(ROBOTS_TXT, "text/plain"), **(files or {})}
         self._seen: list[SeenRequest] = []
         self._lock = threading.Lock()
         self._http = _LoopbackServer(("127.0.0.1", 0), partial(_Handler, self))
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._scripts = _scripts(self)
 
     def __enter__(self) -> Self:
@@ -94,7 +110,7 @@ class TroubleServer:
 
     def url(self, path: str) -> str:
         """The URL of a path with a leading slash."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self._scheme}://127.0.0.1:{self.port}{path}"
 
     def trouble_url(self, trouble: Trouble) -> str:
         """The URL of a trouble."""
@@ -114,15 +130,16 @@ class TroubleServer:
         """Note a request and answer it; called in the request's own thread."""
         headers = {name.lower(): value for name, value in handler.headers.items()}
         with self._lock:
-            self._seen.append(SeenRequest(handler.path, headers))
-        script = self._scripts.get(handler.path)
-        if script is None and handler.path.startswith(_HOPS):
+            self._seen.append(SeenRequest(handler.path, headers, handler.client_address[1]))
+        path = handler.path.partition("?")[0]
+        script = self._scripts.get(path)
+        if script is None and path.startswith(_HOPS):
             script = _next_hop
         if script is not None:
             script(handler)
-        elif handler.path in self._files:
-            file = self._files[handler.path]
-            handler.send(200, file.data, {"Content-Type": file.content_type})
+        elif path in self._files:
+            file = self._files[path]
+            handler.send(200, file.data, {"Content-Type": file.content_type, **file.headers})
         else:
             handler.send(404, b"no such file\n", {"Content-Type": "text/plain"})
 
@@ -147,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(request, address, server)
 
     def do_GET(self) -> None:
-        self.close_connection = True
+        self.close_connection = not self.owner.keeps_alive
         # A guarded client leaves as soon as it has seen enough.
         with contextlib.suppress(ConnectionError):
             self.owner.answer(self)
@@ -159,14 +176,21 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> None:
         """Send a whole answer."""
-        self.send_head(status, {"Content-Length": str(len(body)), **(headers or {})})
+        self.send_head(
+            status,
+            {"Content-Length": str(len(body)), **(headers or {})},
+            is_last=not self.owner.keeps_alive,
+        )
         self.wfile.write(body)
 
-    def send_head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status line and headers."""
+    def send_head(self, status: int, headers: Mapping[str, str], *, is_last: bool = True) -> None:
+        """Send status line and headers; the last answer says so and ends the connection."""
+        self.close_connection = is_last
         self.send_response(status)
-        for name, value in {"Connection": "close", **headers}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
+        if is_last:
+            self.send_header("Connection", "close")
         self.end_headers()
 
     def drip(self, pieces: Iterable[bytes]) -> None:
@@ -184,13 +208,15 @@ _JPEG = {"Content-Type": "image/jpeg"}
 def _scripts(server: TroubleServer) -> dict[str, Script]:
     """One script for each trouble, by path."""
     picture = server.picture
+    good = partial(_send, 200, picture, _JPEG)
     by_name: dict[str, Script] = {
         "not_found": partial(_send, 404, b"", {}),
         "forbidden": partial(_send, 403, b"", {}),
         "broken": partial(_send, 500, b"", {}),
-        "flaky": _Nth(3, partial(_send, 500, b"", {}), picture),
+        "flaky": _Nth(3, partial(_send, 500, b"", {}), good),
+        "changing": _Nth(2, partial(_send, 503, b"", {}), partial(_send, 410, b"", {})),
         "rate_limited": partial(_send, 429, b"", {"Retry-After": "3600"}),
-        "rate_limited_once": _Nth(2, partial(_send, 429, b"", {"Retry-After": "0"}), picture),
+        "rate_limited_once": _Nth(2, partial(_send, 429, b"", {"Retry-After": "0"}), good),
         "slow_body": _slow_body,
         "slow_headers": _slow_headers,
         "truncated": partial(_truncated, picture),
@@ -206,6 +232,10 @@ def _scripts(server: TroubleServer) -> dict[str, Script]:
         "redirect_to_file": partial(_send, 302, b"", {"Location": "file:///etc/passwd"}),
         "redirect_to_intranet": partial(_send, 307, b"", {"Location": "http://10.0.0.1/a.jpg"}),
         "optout_noai": partial(_send, 200, picture, {**_JPEG, "X-Robots-Tag": "noai, noimageai"}),
+        "optout_robots_txt": good,
+        "optout_content_usage": partial(
+            _send, 200, picture, {**_JPEG, "Content-Usage": "search=y, train-ai=n"}
+        ),
         "optout_of_others": partial(
             _send, 200, picture, {**_JPEG, "X-Robots-Tag": "otherbot: noindex, noai"}
         ),
@@ -224,29 +254,26 @@ def _scripts(server: TroubleServer) -> dict[str, Script]:
     paths = {trouble.name: trouble.path for trouble in (*TROUBLES, REDIRECT_TO_INTRANET)}
     return {
         **{paths[name]: script for name, script in by_name.items()},
-        "/trouble/image.jpg": partial(_send, 200, picture, _JPEG),
+        "/trouble/image.jpg": good,
         "/trouble/loop-b.jpg": partial(_send, 301, b"", {"Location": "/trouble/loop-a.jpg"}),
     }
 
 
 class _Nth:
-    """Fails until each n-th request, which gets the picture."""
+    """One answer until each n-th request, which gets another."""
 
-    def __init__(self, n: int, failing: Script, picture: bytes) -> None:
+    def __init__(self, n: int, usual: Script, nth: Script) -> None:
         self._n = n
-        self._failing = failing
-        self._picture = picture
+        self._usual = usual
+        self._nth = nth
         self._count = 0
         self._lock = threading.Lock()
 
     def __call__(self, handler: _Handler) -> None:
         with self._lock:
             self._count += 1
-            is_good = self._count % self._n == 0
-        if is_good:
-            handler.send(200, self._picture, _JPEG)
-        else:
-            self._failing(handler)
+            script = self._usual if self._count % self._n else self._nth
+        script(handler)
 
 
 def _send(status: int, body: bytes, headers: Mapping[str, str], handler: _Handler) -> None:
@@ -258,7 +285,8 @@ def _send_head_only(headers: Mapping[str, str], handler: _Handler) -> None:
 
 
 def _next_hop(handler: _Handler) -> None:
-    number = int(handler.path.removeprefix(_HOPS).removesuffix(".jpg"))
+    path = handler.path.partition("?")[0]
+    number = int(path.removeprefix(_HOPS).removesuffix(".jpg"))
     handler.send(302, b"", {"Location": f"{_HOPS}{number + 1}.jpg"})
 
 

@@ -55,6 +55,13 @@ TROUBLES: tuple[Trouble, ...] = (
         attempts=3,
     ),
     Trouble(
+        name="changing",
+        path="/trouble/changing.jpg",
+        code=FailureCode.HTTP_410,
+        note="status 503, then 410: gone",
+        attempts=2,
+    ),
+    Trouble(
         name="rate_limited",
         path="/trouble/rate-limited.jpg",
         code=FailureCode.HTTP_429,
@@ -141,6 +148,19 @@ TROUBLES: tuple[Trouble, ...] = (
         path="/trouble/noai.jpg",
         code=FailureCode.OPTOUT_X_ROBOTS,
         note="X-Robots-Tag: noai",
+    ),
+    Trouble(
+        name="optout_robots_txt",
+        path="/trouble/disallowed/image.jpg",
+        code=FailureCode.OPTOUT_ROBOTS_TXT,
+        note="robots.txt: Disallow",
+        attempts=0,
+    ),
+    Trouble(
+        name="optout_content_usage",
+        path="/trouble/train-ai-n.jpg",
+        code=FailureCode.OPTOUT_CONTENT_USAGE,
+        note="Content-Usage: train-ai=n",
     ),
     Trouble(
         name="optout_of_others",

@@ -18,6 +18,7 @@ does not depend on the Python version's own tables.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -83,6 +84,7 @@ _IPV6_GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
+@lru_cache(maxsize=4096)
 def blocked_reason(address: IPAddress, *, allow_private_network: bool) -> str | None:
     """Why the address must not be contacted, in one or two words, or None where it may be."""
     for network, name in _METADATA + _NEVER:

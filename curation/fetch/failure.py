@@ -16,7 +16,7 @@ class FetchError(InsightTokError):
 
     code: why. detail: in words, at most 256 printable characters, never a URL and so never a
     credential. http_status: the last status line seen, or None. retry_after_s: what the server
-    asked for, or None.
+    asked for, or None. is_final: not to be tried again in this fetch, though the code is transient.
     """
 
     def __init__(
@@ -26,12 +26,19 @@ class FetchError(InsightTokError):
         *,
         http_status: int | None = None,
         retry_after_s: float | None = None,
+        is_final: bool = False,
     ) -> None:
         self.code = code
         self.detail = printable(detail)
         self.http_status = http_status
         self.retry_after_s = retry_after_s
+        self.is_final = is_final
         super().__init__(f"{code}: {self.detail}")
+
+    def say(self, more: str) -> None:
+        """Add words to the detail."""
+        self.detail = printable(f"{self.detail}; {more}")
+        self.args = (f"{self.code}: {self.detail}",)
 
 
 def printable(text: str) -> str:

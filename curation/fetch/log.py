@@ -19,10 +19,12 @@ class FetchFacts:
     http_status: int | None
     """Last status line seen."""
     attempts: int
-    """Requests started from the URL itself; redirects do not count."""
+    """Requests started from the URL itself: neither redirects nor robots.txt count."""
     elapsed_ms: int
     fetched_at: datetime
     """When it ended, UTC."""
+    optout_rule: str | None = None
+    """The rule that refused it, with its source, at most 256 characters; else None."""
 
 
 class FetchLog:

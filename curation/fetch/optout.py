@@ -1,14 +1,20 @@
-"""X-Robots-Tag: whether a server's response header opts its image out of this use.
+"""Whether the headers of an answer opt its image out of this use.
 
-The header (RFC-less, as Google and DeviantArt documented it) holds comma-separated directives. A
+X-Robots-Tag (RFC-less, as Google and DeviantArt documented it) holds comma-separated directives. A
 directive may be scoped to a crawler: `googlebot: noindex` binds that crawler alone, and the scope
 lasts until the next one in the same header line. `none` means `noindex, nofollow`.
+Content-Usage is read by curation.fetch.content_usage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from http.client import HTTPMessage
 from typing import NamedTuple
+
+from annotations_schema.codes import FailureCode
+from curation.fetch.content_usage import disallowed_usage
+from curation.fetch.failure import FetchError
 
 OPTOUT_DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 """Directives that opt an image out."""
@@ -24,6 +30,38 @@ class Directive(NamedTuple):
 
     scope: str | None
     name: str
+
+
+class HeaderRules(NamedTuple):
+    """What in a header refuses an image."""
+
+    names: tuple[str, ...]
+    """Product names that we answer to, lower case."""
+    directives: tuple[str, ...]
+    """X-Robots-Tag directives."""
+    categories: tuple[str, ...]
+    """Content-Usage categories, where the preference is `n`."""
+
+    def check(self, headers: HTTPMessage) -> None:
+        """Refuse an answer that opts out.
+
+        Raises:
+            FetchError: OPTOUT_X_ROBOTS or OPTOUT_CONTENT_USAGE; its detail is the rule.
+        """
+        tags = headers.get_all("X-Robots-Tag")
+        directive = opted_out(tags, self.names, self.directives) if tags else None
+        if directive is not None:
+            scope = "" if directive.scope is None else f"{directive.scope}: "
+            words = f"X-Robots-Tag: {scope}{directive.name}"
+            raise FetchError(FailureCode.OPTOUT_X_ROBOTS, words)
+        usages = headers.get_all("Content-Usage")
+        if usages:
+            # Lines of one field are one list; http.client read them as Latin-1.
+            value = ", ".join(usages).encode("iso-8859-1", "replace")
+            category = disallowed_usage(value, self.categories)
+            if category is not None:
+                words = f"Content-Usage: {category}=n"
+                raise FetchError(FailureCode.OPTOUT_CONTENT_USAGE, words)
 
 
 def opted_out(

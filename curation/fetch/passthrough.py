@@ -1,9 +1,10 @@
-"""What img2dataset calls for each download: probe the header, keep the original bytes.
+"""What img2dataset calls for each download: probe the header, keep the bytes.
 
 img2dataset offers two places to plug in: a `resizer`, called with a download's bytes, and a
-`sample_writer_class`, called once per row in the order in which downloads end. Ours re-encode
-nothing. Bytes wait in one spool file on disk, because the tar is written in the order of the plan
-and a shard may be larger than memory.
+`sample_writer_class`, called once per row in the order in which downloads end. Ours keep the
+original bytes, unless the configuration caps the side (`curation.fetch.reencode`). Bytes wait in
+one spool file on disk, because the tar is written in the order of the plan and a shard may be
+larger than memory. img2dataset calls both from one thread.
 """
 
 from __future__ import annotations
@@ -18,24 +19,33 @@ import pyarrow as pa
 
 from annotations_schema.codes import FailureCode
 from annotations_schema.images import DecodeLimits, ImageDecodeError, ImageHeader, probe
+from curation.fetch.reencode import needs_reencoding, reencode
 
 _REJECTED = "failed_to_resize"  # img2dataset's word for a row whose resizer gave an error
 
 
 class ProbedImage(NamedTuple):
-    """Original bytes and what their header says."""
+    """An image to store: its bytes, their sha256 in hex, what their header says, and of the bytes
+    as received the sha256 and the size of the frame."""
 
     data: bytes
+    sha256: str
     header: ImageHeader
+    sha256_received: str
+    received_width: int
+    received_height: int
 
 
 class Spooled(NamedTuple):
-    """An image in the spool: its byte range, its sha256 in hex, its header."""
+    """An image in the spool: its byte range, its sha256 in hex, the rest as in ProbedImage."""
 
     offset: int
     length: int
     sha256: str
     header: ImageHeader
+    sha256_received: str
+    received_width: int
+    received_height: int
 
 
 class Rejected(NamedTuple):
@@ -43,10 +53,11 @@ class Rejected(NamedTuple):
 
     code: FailureCode
     detail: str
+    sha256_received: str
 
 
 class Resized(NamedTuple):
-    """The six values img2dataset expects of a resizer; error is `code: detail` or None."""
+    """The six values img2dataset expects of a resizer; error is `code:sha256:detail` or None."""
 
     image: ProbedImage | None
     width: int | None
@@ -57,20 +68,36 @@ class Resized(NamedTuple):
 
 
 class Passthrough:
-    """A resizer that resizes nothing: bytes whose header passes go on as they are."""
+    """A resizer that lets bytes whose header passes go on, as they are or under a cap of the side.
 
-    def __init__(self, limits: DecodeLimits) -> None:
+    Args:
+        limits: caps on what a header announces.
+        max_side: longest side of a stored image, px, or None.
+        quality: of JPEG files that are encoded again.
+    """
+
+    def __init__(
+        self, limits: DecodeLimits, max_side: int | None = None, quality: int = 95
+    ) -> None:
         self._limits = limits
+        self._max_side = max_side
+        self._quality = quality
 
     def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: object = None) -> Resized:
         """Probe a download; img2dataset's parameter names."""
         data = img_stream.read()
+        stored = sha256 = hashlib.sha256(data).hexdigest()
         try:
             header = probe(data, self._limits)
+            received = (sha256, header.width, header.height)
+            if self._max_side is not None and needs_reencoding(header, self._max_side):
+                data, header = reencode(data, self._max_side, self._quality, self._limits)
+                stored = hashlib.sha256(data).hexdigest()
         except ImageDecodeError as error:
-            return Resized(None, None, None, None, None, f"{error.code}: {error.detail}")
+            words = f"{error.code}:{sha256}:{error.detail}"
+            return Resized(None, None, None, None, None, words)
         sizes = (header.width, header.height, header.stored_width, header.stored_height)
-        return Resized(ProbedImage(data, header), *sizes, None)
+        return Resized(ProbedImage(data, stored, header, *received), *sizes, None)
 
 
 class Spool:
@@ -96,8 +123,7 @@ class Spool:
             self.error = error
             raise
         length = len(image.data)
-        sha256 = hashlib.sha256(image.data).hexdigest()
-        self.entries[image_id] = Spooled(self._num_bytes, length, sha256, image.header)
+        self.entries[image_id] = Spooled(self._num_bytes, length, *image[1:])
         self._num_bytes += length
 
     def reject(self, image_id: str, rejected: Rejected) -> None:
@@ -147,5 +173,5 @@ class SpoolWriter:
 
 
 def _rejected(error_message: str) -> Rejected:
-    code, _, detail = error_message.partition(": ")
-    return Rejected(FailureCode(code), detail)
+    code, sha256, detail = error_message.split(":", 2)
+    return Rejected(FailureCode(code), detail, sha256)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from annotations_schema.codes import FailureCode, RegionState, Stage, Status
+from annotations_schema.codes import FailureCode, Flag, RegionState, Stage, Status
+from curation.fetch.config import HashPolicy
 from curation.fetch.log import FetchFacts
 from curation.fetch.passthrough import Rejected, Spooled
 
@@ -23,7 +24,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(
-    row: Row, facts: FetchFacts | None, known: Known, hash_policy: Literal["drop", "keep"]
+    row: Row, facts: FetchFacts | None, known: Known, hash_policy: HashPolicy
 ) -> Failure | None:
     """Why a row that was given to the downloader has no stored image, or None where it has one.
 
@@ -37,19 +38,25 @@ def failure_of(
             return Failure(Stage.FETCH, facts.code, facts.detail)
         words = "never opened" if facts is None else "fetched, then lost before it was written"
         return Failure(Stage.FETCH, FailureCode.ROW_LOST, words)
-    expected = row["sha256_expected"]
-    if hash_policy == "drop" and expected is not None and expected != known.sha256:
+    if hash_policy == "drop" and _is_mismatch(row, known):
         detail = "the bytes differ from sha256_expected"
         return Failure(Stage.FETCH, FailureCode.SHA256_MISMATCH, detail)
     return None
 
 
 def fetched_row(
-    row: Row, facts: FetchFacts | None, known: Known, failure: Failure | None
+    row: Row,
+    facts: FetchFacts | None,
+    known: Known,
+    failure: Failure | None,
+    hash_policy: HashPolicy,
 ) -> dict[str, Any]:
     """A planned row with what the fetch found out; without its place in the tar."""
     states = {"text_state": RegionState.NOT_RUN, "face_state": RegionState.NOT_RUN}
-    return {**row, **states, **_request(facts), **_content(known), **_verdict(failure)}
+    is_flagged = hash_policy == "flag" and isinstance(known, Spooled) and _is_mismatch(row, known)
+    flags = [Flag.SHA256_MISMATCH.value] if is_flagged else None
+    known_facts = {**_request(facts), **_content(known), "flags": flags}
+    return {**row, **states, **known_facts, **_verdict(failure)}
 
 
 def unfetched_row(row: Row) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def reconcile(
     planned: Sequence[Row],
     facts_of: Callable[[Row], FetchFacts | None],
     known: Mapping[str, Spooled | Rejected],
-    hash_policy: Literal["drop", "keep"],
+    hash_policy: HashPolicy,
 ) -> list[dict[str, Any]]:
     """One row for each planned one, in their order."""
     rows = []
@@ -79,8 +86,12 @@ def reconcile(
             continue
         facts, entry = facts_of(row), known.get(row["image_id"])
         failure = failure_of(row, facts, entry, hash_policy)
-        rows.append(fetched_row(row, facts, entry, failure))
+        rows.append(fetched_row(row, facts, entry, failure, hash_policy))
     return rows
+
+
+def _is_mismatch(row: Row, known: Spooled) -> bool:
+    return row["sha256_expected"] not in (None, known.sha256_received)
 
 
 def _request(facts: FetchFacts | None) -> dict[str, Any]:
@@ -91,14 +102,20 @@ def _request(facts: FetchFacts | None) -> dict[str, Any]:
         "attempts": facts.attempts,
         "elapsed_ms": facts.elapsed_ms,
         "fetched_at": facts.fetched_at,
+        "optout_rule": facts.optout_rule,
     }
 
 
 def _content(known: Known) -> dict[str, Any]:
-    if not isinstance(known, Spooled):
+    if known is None:
         return {}
+    if isinstance(known, Rejected):
+        return {"sha256_received": known.sha256_received}
     header = known.header
     return {
+        "sha256_received": known.sha256_received,
+        "received_width": known.received_width,
+        "received_height": known.received_height,
         "sha256": known.sha256,
         "bytes": known.length,
         "format": header.format,

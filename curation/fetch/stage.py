@@ -1,7 +1,8 @@
-"""The fetch stage: a planned shard becomes a tar of original bytes and one row per planned row.
+"""The fetch stage: a planned shard becomes a tar of images and one row per planned row.
 
 img2dataset's Downloader runs the shard loop (threads, order, memory bound); our opener is its
-network, our writer its disk. What it loses is found by comparing with the plan.
+network, our writer its disk. What it loses is found by comparing with the plan. A further pass of
+a shard goes the same way: its plan holds the rows that are fetched again, with their history.
 """
 
 from __future__ import annotations
@@ -9,16 +10,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.request import OpenerDirector
 
 import pyarrow as pa
 import pyarrow.feather as feather
@@ -30,19 +29,29 @@ from annotations_schema.errors import InsightTokError, UsageError
 from annotations_schema.layout import (
     DatasetLayout,
     Receipt,
+    base_shard,
     config_sha256,
     output_files,
     write_receipt,
 )
 from annotations_schema.manifest import table_from_rows, write_manifest
 from annotations_schema.provenance import Provenance
+from annotations_schema.storage import AnyPath
+from curation.fetch.closing import ClosingOpener
 from curation.fetch.config import FetchConfig
-from curation.fetch.connection import Guard
+from curation.fetch.connection import Origin
+from curation.fetch.hosts import spread
 from curation.fetch.log import FetchFacts, FetchLog
-from curation.fetch.opener import SafeOpener, guard_of, installed
+from curation.fetch.mismatch import hash_mismatches
+from curation.fetch.opener import SafeOpener, installed
 from curation.fetch.passthrough import Passthrough, Spool, Spooled, SpoolWriter
 from curation.fetch.rows import Row, count_rows, reconcile
 from curation.fetch.tar import Member, member_name, write_tar
+from curation.fetch.web import Web, open_web
+from curation.fetched import REQUEUED_ROWS
+from curation.passes import requeue
+from curation.runtime.stage import worker_name
+from curation.tombstones import tombstoned, tombstoned_ids
 from curation.urls import canonical_url
 
 _DISTRIBUTION = "open-insighttok"
@@ -64,73 +73,81 @@ class FetchStage:
 
     name = "fetch"
 
-    def __init__(self, root: Path, config: FetchConfig) -> None:
+    def __init__(self, root: AnyPath, config: FetchConfig) -> None:
         self.root = root
         self.config = config
-        self._guard: Guard | None = None
+        self.config_sha256 = config_sha256(config.for_results)
+        self._web: Web | None = None
         self._downloader_class: Callable[..., Any] | None = None
-
-    @property
-    def config_sha256(self) -> str:
-        """Hash of what may change the result: all settings but the number of threads."""
-        return config_sha256(replace(self.config, threads=1))
 
     def open(self) -> None:
         """Import img2dataset and load the certificates."""
         self._downloader_class = import_downloader()
-        self._guard = guard_of(self.config)
+        self._web = open_web(self.config)
 
     def close(self) -> None:
-        """Release the certificates."""
-        self._guard = None
+        """Close the connections that were kept."""
+        if self._web is not None:
+            self._web.close()
+        self._web = None
         self._downloader_class = None
 
     def run(self, shard: str) -> Receipt:
-        """Fetch a shard from scratch: tar, manifest, then the receipt.
+        """Fetch a shard, or a further pass of one, from scratch: tar, manifest, then the receipt.
+
+        Rows that the shard's deadline left are planned as the next pass before the receipt stands.
 
         Raises:
             UsageError: the shard is not planned.
             DownloaderError: img2dataset failed as a whole.
         """
-        started = time.monotonic()
+        started, started_at = time.monotonic(), time.time()
         layout = DatasetLayout(self.root)
         plan = _read_plan(layout, shard)
         planned = plan.select(_core_names(plan)).to_pylist()
         _remove_leftovers(layout, shard)
-        with tempfile.TemporaryDirectory(prefix=_private_prefix(shard), dir=self.root) as folder:
-            spool, log = self._download(shard, planned, Path(folder))
+        with layout.working_folder(f"fetch-{shard}") as folder:
+            urls = {row["image_id"]: request_url(row) for row in planned if _is_fetched(row)}
+            spool, log = self._download(shard, urls, folder)
             rows = reconcile(
-                planned, partial(_facts_of, log), spool.entries, self.config.hash_policy
+                planned, partial(_facts_of, log, urls), spool.entries, self.config.hash_policy
             )
+            hash_mismatches(rows, spool, self.config.limits)
             place_in_tar(rows, spool, layout.images(shard), shard)
         provenance = Provenance(config_sha256=self.config_sha256, creator=_creator())
         write_manifest(layout.fetch(shard), _with_user_columns(rows, plan), provenance)
+        num_requeued = requeue(layout, shard, plan, rows)
         receipt = Receipt(
             stage=self.name,
             shard=shard,
             config_sha256=self.config_sha256,
             outputs=output_files(layout, [layout.images(shard), layout.fetch(shard)]),
             rows=len(rows),
-            counts=count_rows(rows),
+            counts={**count_rows(rows), **({REQUEUED_ROWS: num_requeued} if num_requeued else {})},
+            started_at=started_at,
             elapsed_s=time.monotonic() - started,
+            worker=worker_name(),
             version=version(_DISTRIBUTION),
         )
         write_receipt(layout, receipt)
         return receipt
 
-    def _download(self, shard: str, planned: Sequence[Row], folder: Path) -> tuple[Spool, FetchLog]:
-        if self._guard is None or self._downloader_class is None:
+    def _download(
+        self, shard: str, urls: Mapping[str, str], folder: Path
+    ) -> tuple[Spool, FetchLog]:
+        if self._web is None or self._downloader_class is None:
             raise UsageError("FetchStage.run before open(); a stage is opened once per process")
         log = FetchLog()
         spool = Spool(folder / "images.spool")
-        requests = [
-            (request_url(row), row["image_id"]) for row in planned if row["status"] == Status.OK
-        ]
+        requests = [(url, image_id) for image_id, url in urls.items()]
         with contextlib.closing(spool):
             if requests:
                 downloader = self._downloader_class(**self._settings(spool, folder, requests))
-                opener = SafeOpener(self.config, log, self._guard)
-                path = _write_requests(folder, requests)
+                opener: OpenerDirector = SafeOpener(self.config, log, self._web)
+                if self.config.shard_deadline_s is not None:
+                    closes_at_s = time.monotonic() + self.config.shard_deadline_s
+                    opener = ClosingOpener(opener, log, closes_at_s)
+                path = _write_requests(folder, spread(requests, _host_of))
                 _run_img2dataset(downloader, opener, shard, path, spool)
         return spool, log
 
@@ -140,7 +157,7 @@ class FetchStage:
         """Arguments of img2dataset's Downloader: its loop and our parts, its other jobs off."""
         return {
             "sample_writer_class": partial(SpoolWriter, spool),
-            "resizer": Passthrough(self.config.limits),
+            "resizer": Passthrough(self.config.limits, self.config.max_side, self.config.quality),
             "thread_count": min(self.config.threads, len(requests)),
             "save_caption": False,
             "extract_exif": False,
@@ -160,14 +177,14 @@ class FetchStage:
 
 def _run_img2dataset(
     downloader: Callable[[tuple[int, str]], tuple[bool, object]],
-    opener: SafeOpener,
+    opener: OpenerDirector,
     shard: str,
     requests: Path,
     spool: Spool,
 ) -> None:
     # img2dataset prints; standard output belongs to the command line.
     with installed(opener), contextlib.redirect_stdout(sys.stderr):
-        is_done, _ = downloader((int(shard), str(requests)))
+        is_done, _ = downloader((int(base_shard(shard)), str(requests)))
     if spool.error is not None:
         raise DownloaderError(f"shard {shard}: {spool.error}; nothing was published")
     if not is_done:
@@ -202,7 +219,11 @@ def request_url(row: Row) -> str:
     return canonical_url(url, len(url.encode()))
 
 
-def place_in_tar(rows: Sequence[dict[str, Any]], spool: Spool, path: Path, shard: str) -> None:
+def _host_of(request: tuple[str, str]) -> str:
+    return Origin.of(request[0]).authority
+
+
+def place_in_tar(rows: Sequence[dict[str, Any]], spool: Spool, path: AnyPath, shard: str) -> None:
     """Write the images of ok rows to the tar in the order of the rows, and their addresses down."""
     stored = [row for row in rows if row["status"] == Status.OK]
     members = [_member(row["image_id"], spool.entries[row["image_id"]]) for row in stored]
@@ -216,15 +237,19 @@ def _member(image_id: str, entry: object) -> Member:
     return Member(member_name(image_id, entry.header.format), entry.offset, entry.length)
 
 
-def _facts_of(log: FetchLog, row: Row) -> FetchFacts | None:
-    return log.get(request_url(row))
+def _is_fetched(row: Row) -> bool:
+    return bool(row["status"] == Status.OK)
+
+
+def _facts_of(log: FetchLog, urls: Mapping[str, str], row: Row) -> FetchFacts | None:
+    return log.get(urls[row["image_id"]])
 
 
 def _read_plan(layout: DatasetLayout, shard: str) -> pa.Table:
     path = layout.plan(shard)
     if not path.exists():
         raise UsageError(f"shard {shard!r} of {layout.root} is not planned; run plan first")
-    return pq.read_table(str(path))
+    return tombstoned(pq.read_table(str(path)), tombstoned_ids(layout))
 
 
 def _core_names(plan: pa.Table) -> list[str]:
@@ -248,19 +273,13 @@ def _write_requests(folder: Path, requests: Sequence[tuple[str, str]]) -> Path:
     return path
 
 
-def _private_prefix(shard: str) -> str:
-    return f".fetch-{shard}-"
-
-
 def _remove_leftovers(layout: DatasetLayout, shard: str) -> None:
-    """Remove what a killed run of this shard left: its private folder, its temporary outputs."""
-    for folder in layout.root.glob(f"{_private_prefix(shard)}*"):
-        shutil.rmtree(folder)
+    """Remove the temporary outputs of a killed run of this shard."""
     for temporary in _temporaries(layout.images(shard), layout.fetch(shard)):
         temporary.unlink(missing_ok=True)
 
 
-def _temporaries(*paths: Path) -> Iterator[Path]:
+def _temporaries(*paths: AnyPath) -> Iterator[AnyPath]:
     for path in paths:
         yield from path.parent.glob(f".{path.name}.*.tmp")
 

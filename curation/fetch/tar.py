@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from annotations_schema.layout import atomic_write
+from annotations_schema.storage import AnyPath
 
+_COPY_BYTES = 2**20
 _EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 
 
@@ -25,7 +26,7 @@ def member_name(image_id: str, image_format: str) -> str:
     return f"{image_id}.{_EXTENSIONS.get(image_format, image_format)}"
 
 
-def write_tar(path: Path, spool: Path, members: Sequence[Member]) -> list[int]:
+def write_tar(path: AnyPath, spool: AnyPath, members: Sequence[Member]) -> list[int]:
     """Publish a tar atomically with the members in the given order.
 
     Returns:
@@ -36,7 +37,9 @@ def write_tar(path: Path, spool: Path, members: Sequence[Member]) -> list[int]:
         atomic_write(path) as temporary,
         temporary.open("wb") as target,
         spool.open("rb") as source,
-        tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        tarfile.TarFile(
+            fileobj=target, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_COPY_BYTES
+        ) as tar,
     ):
         for member in members:
             # A ustar header is one block; names and sizes here never need a second.

@@ -7,8 +7,10 @@ continues it.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from curation.runtime.stage import (
     EventKind,
     ShardEvent,
     Stage,
+    Step,
     attempt,
     begin,
     failed_attempt,
-    first_unfinished,
+    first_steps,
+    next_step,
 )
 
 
@@ -36,11 +40,10 @@ def run_local(
     """
     line = _Line(stages, layout)
     first_needed = len(stages)
-    for shard in shards:
-        index, skipped = first_unfinished(layout, stages, shard)
-        yield from skipped
-        line.inputs[index].put(shard)
-        first_needed = min(first_needed, index)
+    for step, found in first_steps(layout, stages, shards):
+        yield from found
+        line.inputs[step.index].put(step.name)
+        first_needed = min(first_needed, step.index)
     with ExitStack() as opened:
         # All before the first shard: missing weights should cost no download, and a library that
         # fetches its weights must not meet the opener that a running fetch installs.
@@ -106,25 +109,38 @@ class _Line:
         self.events.put(_End(error))
 
     def _run_stage(self, index: int) -> None:
-        for shard in iter(self.inputs[index].get, None):
+        again: deque[str] = deque()
+        for name in itertools.chain(iter(self.inputs[index].get, None), _drained(again)):
             if self.stopping.is_set():
                 return
-            if self._do(self.stages[index], shard):
-                self.inputs[index + 1].put(shard)
+            is_done = self._do(self.stages[index], name)
+            step, events = next_step(self.layout, self.stages, Step(index, name), is_done=is_done)
+            for event in events:
+                self.events.put(event)
+            if step is not None and step.index == index:
+                again.append(step.name)
+            elif step is not None:
+                self.inputs[step.index].put(step.name)
 
-    def _do(self, stage: Stage, shard: str) -> bool:
-        """Whether `shard` got its receipt within `MAX_ATTEMPTS`."""
+    def _do(self, stage: Stage, name: str) -> bool:
+        """Whether `name` got its receipt within `MAX_ATTEMPTS`."""
         for num_attempts in range(1, MAX_ATTEMPTS + 1):
-            self.events.put(begin(self.layout, stage, shard))
-            receipt, error = attempt(stage, shard)
+            self.events.put(begin(self.layout, stage, name))
+            receipt, error = attempt(stage, name)
             if receipt is not None:
                 self.events.put(
-                    ShardEvent(stage=stage.name, shard=shard, kind=EventKind.DONE, receipt=receipt)
+                    ShardEvent(stage=stage.name, shard=name, kind=EventKind.DONE, receipt=receipt)
                 )
                 return True
             if self.stopping.is_set():  # the stages may be closed by now: no fault of the shard
                 return False
             self.events.put(
-                failed_attempt(self.layout, stage, shard, num_attempts=num_attempts, error=error)
+                failed_attempt(self.layout, stage, name, num_attempts=num_attempts, error=error)
             )
         return False
+
+
+def _drained(names: deque[str]) -> Iterator[str]:
+    """The names from the left until none is left; more may join meanwhile."""
+    while names:
+        yield names.popleft()

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from annotations_schema.codes import Status
+from curation.fetched import REQUEUED_ROWS
 from curation.runtime.stage import EventKind, ShardEvent
 
 LINE_EVERY_S = 15.0
@@ -27,6 +29,10 @@ class StageProgress:
     rows_done: int = 0
     images_ok: int = 0
     shards_set_aside: int = 0
+    rows_requeued: int = 0
+    """Rows that wait, or waited, to be fetched again: a part of `num_rows`."""
+    rows_put_off: int = 0
+    """Rows that a shard of this run left at its deadline, for a further pass."""
     elapsed_s: float = 0.0
     """From the start of the run to the last shard of this stage."""
 
@@ -35,7 +41,14 @@ class StageProgress:
         self.rows_left = self.num_rows
 
     def take(self, event: ShardEvent, rows: int, elapsed_s: float) -> bool:
-        """Count an event over a shard of `rows` rows; whether the shard is now behind us."""
+        """Count an event over a shard or pass of `rows` rows; whether it is now behind us."""
+        if event.kind is EventKind.REQUEUED:
+            self.num_shards += 1
+            self.shards_left += 1
+            self.num_rows += rows
+            self.rows_left += rows
+            self.rows_requeued += rows
+            return False
         if event.kind in (EventKind.STARTED, EventKind.RETRIED):
             return False
         self.shards_left -= 1
@@ -44,15 +57,17 @@ class StageProgress:
             self.elapsed_s = elapsed_s
         if event.kind is EventKind.DONE:
             self.rows_done += rows
-            self.images_ok += event.receipt.counts.get("ok", 0) if event.receipt else 0
+            counts = event.receipt.counts if event.receipt else {}
+            self.images_ok += counts.get(Status.OK.value, 0)
+            self.rows_put_off += counts.get(REQUEUED_ROWS, 0)
         elif event.kind is EventKind.SET_ASIDE:
             self.shards_set_aside += 1
         return True
 
     @property
     def rows_failed(self) -> int:
-        """Rows that this run finished without a usable image."""
-        return self.rows_done - self.images_ok
+        """Rows that this run finished without a usable image; those put off count when done."""
+        return self.rows_done - self.images_ok - self.rows_put_off
 
     @property
     def images_per_s(self) -> float:
@@ -68,6 +83,8 @@ class StageProgress:
             f"{self.images_per_s:.1f} images/s",
             f"{self.rows_failed:,} without image",
         ]
+        if self.rows_requeued:
+            parts.append(f"{self.rows_requeued:,} of the rows re-queued")
         if self.shards_set_aside:
             parts.append(f"{self.shards_set_aside} shards set aside")
         if self.shards_left and rate:
@@ -94,7 +111,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stream = stream or sys.stderr
-        self.rows = rows
+        self.rows = dict(rows)
         self.clock = clock
         self.start_s = self.last_line_s = clock()
         num_rows = sum(rows.values())
@@ -124,10 +141,14 @@ class Progress:
 
     def update(self, event: ShardEvent) -> None:
         """Take one event of the runner."""
+        if event.kind is EventKind.REQUEUED and event.receipt is not None:
+            self.rows[event.shard] = event.receipt.rows
         stage, rows = self.stages[event.stage], self.rows[event.shard]
         behind = stage.take(event, rows, self.clock() - self.start_s)
         if event.kind in (EventKind.RETRIED, EventKind.SET_ASIDE):
             self._say(f"{event.stage} {event.shard} {event.kind}: {event.detail}")
+        if self.bars and event.kind is EventKind.REQUEUED:
+            self.bars[event.stage].total = stage.num_rows
         if not behind:
             return
         if self.bars:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,10 +33,12 @@ from curation.runtime.stage import (
     EventKind,
     ShardEvent,
     Stage,
+    Step,
     attempt,
     begin,
     failed_attempt,
-    first_unfinished,
+    first_steps,
+    next_step,
     one_line,
 )
 
@@ -82,9 +86,9 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
     options = {"address": address} if address else local
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a node that does not start raises a bare Exception
         if address is None:
-            raise
+            raise InsightTokError(f"Ray did not start: {one_line(str(error))}") from error
         raise UsageError(
             f"no Ray cluster at {address!r} ({one_line(str(error))}); start one with "
             "`ray start --head`, or leave --ray-address away"
@@ -108,7 +112,8 @@ def run_ray(
     *,
     num_workers: Mapping[str, int],
     threads: int = 1,
-    gpus: int = 0,
+    gpus: float = 0.0,
+    hung_after_s: Mapping[str, float] | None = None,
 ) -> Iterator[ShardEvent]:
     """Run `stages` over `shards` on the connected cluster and yield what happens, as it happens.
 
@@ -118,17 +123,18 @@ def run_ray(
         layout: the dataset; the same path on every node.
         num_workers: most actors per stage name; fewer start where there is less work.
         threads: threads of the numeric libraries in each actor.
-        gpus: GPUs that each annotate actor claims for itself.
+        gpus: GPUs, or the share of one, that each annotate actor claims.
+        hung_after_s: per stage name, how long a shard may take before its worker is killed and an
+            attempt is counted, seconds; stages that it does not name have all the time.
 
     Raises:
         InsightTokError: what `Stage.open` raised, or that workers die while they open.
     """
-    pool = _Pool(stages, layout, num_workers, threads, gpus)
-    for shard in shards:
-        index, skipped = first_unfinished(layout, stages, shard)
-        yield from skipped
-        if index < len(stages):
-            pool.waiting[index].append(shard)
+    pool = _Pool(stages, layout, num_workers, threads, gpus, hung_after_s or {})
+    for step, found in first_steps(layout, stages, shards):
+        yield from found
+        if step.index < len(stages):
+            pool.waiting[step.index].append(step.name)
     try:
         yield from pool.run()
     finally:
@@ -161,6 +167,8 @@ class _Slot:
     index: int
     shard: str | None
     is_open: bool = False
+    started_s: float = math.inf
+    """When its call began, on the monotonic clock; infinite before the first."""
 
 
 class _Pool:
@@ -172,13 +180,15 @@ class _Pool:
         layout: DatasetLayout,
         num_workers: Mapping[str, int],
         threads: int,
-        gpus: int,
+        gpus: float,
+        hung_after_s: Mapping[str, float],
     ) -> None:
         self.stages = stages
         self.layout = layout
         self.num_workers = [max(1, num_workers[stage.name]) for stage in stages]
         self.threads = threads
         self.gpus = gpus
+        self.hung_after_s = [hung_after_s.get(stage.name, math.inf) for stage in stages]
         self.waiting: list[deque[str]] = [deque() for _ in stages]
         self.idle: list[list[_Slot]] = [[] for _ in stages]
         self.busy: dict[Any, _Slot] = {}
@@ -193,8 +203,12 @@ class _Pool:
             if not self._has_work():
                 return
             ready, _ = ray.wait(list(self.busy), num_returns=1, timeout=_WAIT_S)
+            if not ready:
+                _check_alive()
             for call in ready:
                 yield from self._finish(call, self.busy.pop(call))
+            for call in [call for call, slot in self.busy.items() if self._is_hung(slot)]:
+                yield from self._give_up(self.busy.pop(call))
 
     def close(self) -> None:
         """Stop every actor; shards they hold are done again by a later run."""
@@ -233,6 +247,7 @@ class _Pool:
     def _submit(self, slot: _Slot, shard: str) -> ShardEvent:
         event = begin(self.layout, self.stages[slot.index], shard)
         slot.shard = shard
+        slot.started_s = time.monotonic()
         self.busy[slot.actor.run.remote(shard)] = slot
         return event
 
@@ -251,11 +266,10 @@ class _Pool:
             yield from self._retry(slot, shard, error)
             return
         self.idle[slot.index].append(slot)
-        if slot.index + 1 < len(self.stages):
-            self.waiting[slot.index + 1].append(shard)
         yield ShardEvent(
             stage=self.stages[slot.index].name, shard=shard, kind=EventKind.DONE, receipt=receipt
         )
+        yield from self._go_on(slot.index, shard, is_done=True)
 
     def _finish_open(self, call: Any, slot: _Slot) -> Iterator[ShardEvent]:
         try:
@@ -291,9 +305,39 @@ class _Pool:
             num_attempts=self.num_failed[slot.index, shard],
             error=error,
         )
+        yield event
         if event.kind is EventKind.RETRIED:
             self._start(slot.index, shard=shard)
-        yield event
+        else:
+            yield from self._go_on(slot.index, shard, is_done=False)
+
+    def _is_hung(self, slot: _Slot) -> bool:
+        return time.monotonic() - slot.started_s > self.hung_after_s[slot.index]
+
+    def _give_up(self, slot: _Slot) -> Iterator[ShardEvent]:
+        """Kill a worker that has been silent for far longer than its shard may take."""
+        assert slot.shard is not None
+        patience_s = self.hung_after_s[slot.index]
+        yield from self._retry(slot, slot.shard, f"its worker hung for {patience_s:g} s; killed")
+
+    def _go_on(self, index: int, name: str, *, is_done: bool) -> Iterator[ShardEvent]:
+        step, events = next_step(self.layout, self.stages, Step(index, name), is_done=is_done)
+        yield from events
+        if step is not None:
+            self.waiting[step.index].append(step.name)
+
+
+def _check_alive() -> None:
+    """See that a node is left: without one no call ends, and Ray would wait for another for ever.
+
+    Raises:
+        InsightTokError: every node has died.
+    """
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    if not any(node["Alive"] for node in nodes):
+        raise InsightTokError(
+            "every node of the Ray cluster has died; what is done stays, the same command continues"
+        )
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -1,33 +1,61 @@
-"""Run the benchmarks: python -m tests.benchmarks [NAME ...]. Every figure is of this run."""
+"""Run the benchmarks: python -m tests.benchmarks [NAME ...]. Every figure is of this run.
+
+`--rows` says how long a list `plan` plans. `quality` runs only where it is named: it needs a folder
+of annotated photographs, by `--data` or INSIGHTTOK_DATA, and takes `--limit` images of each kind.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 
-from tests.benchmarks import curation, training
+from annotations_schema.errors import UsageError
+from tests.benchmarks import annotate, curation, fetch, plan, quality, resume, training
 from tests.benchmarks.timing import machine
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "decode": curation.bench_decode,
-    "fetch": curation.bench_fetch,
-    "annotate": curation.bench_annotate,
+    "fetch": fetch.bench_fetch,
+    "fetch_courtesy": fetch.bench_fetch_courtesy,
+    "annotate": annotate.bench_annotate,
+    "plan": plan.bench_plan,
+    "resume": resume.bench_resume,
+    "receipts": resume.bench_receipts,
     "region_crops": training.bench_region_crops,
     "quantizer": training.bench_quantizer,
     "region_losses": training.bench_region_losses,
 }
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the named benchmarks, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--rows", type=int, default=plan.NUM_ROWS)
+    parser.add_argument("--data", help="folder of annotated photographs, for `quality`")
+    parser.add_argument("--limit", type=int, help="most images of each kind, for `quality`")
+    typed = parser.parse_args(arguments)
+    names = typed.names
+    BENCHMARKS["plan"] = partial(plan.bench_plan, typed.rows)
+    if "quality" in names:
+        BENCHMARKS["quality"] = partial(quality.bench_quality, typed.data, typed.limit)
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
-        print(f"no benchmark {unknown}: choose from {', '.join(BENCHMARKS)}", file=sys.stderr)
+        print(
+            f"no benchmark {unknown}: choose from {', '.join(BENCHMARKS)}, quality", file=sys.stderr
+        )
         return 2
     print(machine())
     for name, bench in BENCHMARKS.items():
-        if not names or name in names:
+        if names and name not in names:
+            continue
+        try:
             bench()
+        except UsageError as error:
+            print(error, file=sys.stderr)
+            return 2
     print(f"\n{machine()}")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -342,7 +343,7 @@ def test_a_cluster_without_the_gpu_that_was_asked_for_is_one_line(
 ) -> None:
     typed = ["run", str(road.urls), "--out", str(tmp_path / "dataset"), *SETTINGS]
     assert main([*typed, "--runner", "ray", "--provider", "cuda"]) == 2
-    assert "insight-curate: the Ray cluster has no GPU" in capsys.readouterr().err
+    assert "insight-curate: the Ray cluster has 0 GPUs" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_one_line_and_exit_130_and_the_dataset_resumes(
@@ -392,6 +393,25 @@ def test_two_runs_cannot_work_on_one_dataset(
 
     with pytest.raises(UsageError, match="another run is working on it"):
         run_stages(layout, config, ["fetch"], MachineConfig(), second_run)
+
+
+def test_a_retry_on_ray_ends_as_a_local_one(
+    undisturbed: DatasetLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    retried = []
+    for runner in ("local", "ray"):
+        layout = DatasetLayout(tmp_path / runner)
+        shutil.copytree(undisturbed.root, layout.root)
+        workers = ["--workers", "1"] if runner == "ray" else []
+        capsys.readouterr()
+        typed = ["retry", str(layout.root), "--codes", "http_500,http_404", "--json"]
+        assert main([*typed, "--runner", runner, *workers]) == 0
+        found = json_of(capsys)
+        assert found["became"] == {"failed": 2, "http_404": 1, "http_500": 1}
+        assert main(["verify", str(layout.root)]) == 0
+        retried.append(canonical(layout))
+    assert retried[0] == retried[1]
+    assert retried[0] != canonical(undisturbed)
 
 
 @pytest.mark.parametrize("address", ["own cluster", "joined cluster"])

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from annotations_schema.layout import (
     read_receipt,
     write_receipt,
 )
+from curation.fetched import fetch_inputs
 from curation.runtime.ray_runtime import available_cpus, available_gpus, cluster, run_ray
 from curation.runtime.stage import MAX_ATTEMPTS, EventKind, ShardEvent
 
@@ -89,6 +91,7 @@ class CopyStage:
             config_sha256=self.config_sha256,
             outputs=output_files(layout, [output]),
             rows=ROWS,
+            inputs=fetch_inputs(layout, shard) if self.name == "annotate" else {},
             counts={"ok": ROWS},
         )
         write_receipt(layout, receipt)
@@ -107,15 +110,40 @@ class CopyStage:
             file.write(what + "\n")
 
 
+class HangingStage(CopyStage):
+    """Never comes back from a poisoned shard the first time."""
+
+    def _fail(self, shard: str) -> None:
+        marker = self.root / "hung"
+        if not marker.exists():
+            marker.write_text(str(os.getpid()))
+            time.sleep(600)
+
+
+class RequeueingStage(CopyStage):
+    """Leaves rows of the first shard for a further pass."""
+
+    def run(self, shard: str) -> Receipt:
+        if shard == SHARDS[0]:
+            again = Receipt(
+                stage="plan", shard=f"{shard}.1", config_sha256="p" * 64, outputs={}, rows=3
+            )
+            write_receipt(DatasetLayout(self.root), again)
+        return super().run(shard)
+
+
 class RaisingStage(CopyStage):
     def _fail(self, shard: str) -> None:
         raise RuntimeError(f"no luck with {shard}")
 
 
 def run(
-    layout: DatasetLayout, *stages: CopyStage, num_workers: dict[str, int] = NUM_WORKERS
+    layout: DatasetLayout,
+    *stages: CopyStage,
+    num_workers: dict[str, int] = NUM_WORKERS,
+    hung_after_s: dict[str, float] | None = None,
 ) -> list[ShardEvent]:
-    return list(run_ray(stages, SHARDS, layout, num_workers=num_workers))
+    return list(run_ray(stages, SHARDS, layout, num_workers=num_workers, hung_after_s=hung_after_s))
 
 
 def kinds(events: list[ShardEvent]) -> Counter[tuple[str, EventKind]]:
@@ -188,6 +216,42 @@ def test_an_exception_counts_as_an_attempt_and_its_message_is_kept(layout: Datas
     assert receipt is not None
     assert receipt.set_aside == "3 attempts; the last: RuntimeError: no luck with 000004"
     assert kinds(events)["fetch", EventKind.DONE] == len(SHARDS) - 1
+
+
+def test_a_worker_that_hangs_is_killed_and_counts_as_an_attempt(layout: DatasetLayout) -> None:
+    stage = HangingStage(layout.root, poison=(SHARDS[1],))
+    events = run(layout, stage, hung_after_s={"fetch": 1.5})
+    assert kinds(events) == {
+        ("fetch", EventKind.STARTED): len(SHARDS) + 1,
+        ("fetch", EventKind.RETRIED): 1,
+        ("fetch", EventKind.DONE): len(SHARDS),
+    }
+    (retried,) = (event for event in events if event.kind is EventKind.RETRIED)
+    assert (retried.shard, retried.detail) == (SHARDS[1], "its worker hung for 1.5 s; killed")
+    hung = (layout.root / "hung").read_text()
+    deadline_s = time.monotonic() + 10
+    while Path(f"/proc/{hung}").exists():
+        assert time.monotonic() < deadline_s, "the hung worker lives"
+        time.sleep(0.05)
+
+
+def test_a_further_pass_comes_after_the_other_shards_and_before_annotate(
+    layout: DatasetLayout,
+) -> None:
+    stages = (RequeueingStage(layout.root), CopyStage(layout.root, "annotate"))
+    events = run(layout, *stages, num_workers={"fetch": 1, "annotate": 1})
+    fetched = [
+        event.shard for event in events if (event.stage, event.kind) == ("fetch", EventKind.DONE)
+    ]
+    assert fetched == [*SHARDS, f"{SHARDS[0]}.1"]
+    done = [(event.stage, event.shard) for event in events if event.kind is EventKind.DONE]
+    assert done[-1] == ("annotate", SHARDS[0])
+    assert kinds(events)["fetch", EventKind.REQUEUED] == 1
+    assert kinds(events)["annotate", EventKind.DONE] == len(SHARDS)
+    assert {event.kind for event in run(layout, *stages)} == {
+        EventKind.SKIPPED,
+        EventKind.REQUEUED,
+    }
 
 
 def test_an_error_of_open_reaches_the_driver_as_it_was_raised(layout: DatasetLayout) -> None:

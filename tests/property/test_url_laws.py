@@ -3,17 +3,15 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
-import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.fetch.addresses import blocked_reason
 from curation.fetch.failure import printable
-from curation.plan import PlanConfig, plan_table
 from curation.urls import UrlError, canonical_url
 
 LIMIT = 4096
-LAW = settings(deadline=None)  # first calls import parts of pyarrow
+LAW = settings(deadline=None)
 HOSTS = st.sampled_from(["example.org", "EXAMPLE.org:80", "bücher.example", "[::1]:8080", "127.1"])
 URLS = st.one_of(
     st.text(max_size=60),
@@ -43,32 +41,6 @@ def test_canonical_form_is_a_fixed_point_in_ascii(url: str) -> None:
     assert parts.scheme in ("http", "https")
     assert parts.hostname
     assert parts.fragment == ""
-
-
-@LAW
-@given(st.lists(st.one_of(st.none(), URLS, st.binary(max_size=30)), max_size=40), st.integers(1, 9))
-def test_a_plan_conserves_rows_and_gives_each_its_own_id(
-    urls: list[str | bytes | None], size: int
-) -> None:
-    given_bytes = [
-        url.encode("utf-8", "surrogatepass") if isinstance(url, str) else url for url in urls
-    ]
-    config = PlanConfig()
-
-    def rows_planned_in_pieces_of(num_rows: int) -> list[dict[str, object]]:
-        seen: set[bytes] = set()
-        rows: list[dict[str, object]] = []
-        for first in range(0, len(urls), num_rows):
-            piece = pa.array(given_bytes[first : first + num_rows], pa.binary())
-            batch = pa.table({"url": piece})
-            rows += plan_table(batch, first, "list.txt", config, seen).to_pylist()
-        return rows
-
-    rows = rows_planned_in_pieces_of(size)
-    assert [row["source_row"] for row in rows] == list(range(len(urls)))
-    assert len({row["image_id"] for row in rows}) == len(urls)
-    assert all((row["status"] == "ok") == (row["failure_code"] is None) for row in rows)
-    assert rows == rows_planned_in_pieces_of(100)
 
 
 @LAW

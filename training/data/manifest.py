@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,8 @@ from annotations_schema import (
     images,
     read_manifest,
 )
-from annotations_schema.layout import sha256_file
+from annotations_schema.layout import sha256_file, subset_root
+from annotations_schema.storage import AnyPath
 from training.data.transforms import AnnotatedImage
 
 Int64 = NDArray[np.int64]
@@ -38,6 +38,7 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 _COLUMNS = (
+    "dataset",  # of a subset: whose images
     "image_id",
     "status",
     "shard",
@@ -54,11 +55,11 @@ _COLUMNS = (
 class BadImageError(InsightTokError):
     """An image that was fine when it was annotated and cannot be used now; names image and tar."""
 
-    def __init__(self, image_id: str, tar: Path, reason: str) -> None:
+    def __init__(self, image_id: str, tar: AnyPath, reason: str) -> None:
         self.image_id, self.tar, self.reason = image_id, tar, reason
         super().__init__(f"image {image_id} in {tar}: {reason}")
 
-    def __reduce__(self) -> tuple[type[BadImageError], tuple[str, Path, str]]:
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[str, AnyPath, str]]:
         return type(self), (self.image_id, self.tar, self.reason)
 
 
@@ -100,7 +101,7 @@ class _Part(NamedTuple):
     """The used rows of one manifest."""
 
     ids: pa.Array
-    tars: tuple[Path, ...]
+    tars: tuple[AnyPath, ...]
     addresses: _Addresses
     regions: _Regions
     counts: DatasetCounts
@@ -111,7 +112,8 @@ class ManifestDataset:
 
     Args:
         sources: dataset folders (all their finished shards), or manifest files. A manifest file
-            lies in ROOT/annotations/ or in ROOT itself, where ROOT/images/ holds its tar files.
+            lies in ROOT/annotations/ or in ROOT itself, where ROOT/images/ holds its tar files; a
+            subset lies anywhere and names the datasets of its images.
         min_side_px: images with a shorter side are left out and counted.
         images_root: the dataset folder whose images/ the manifest files address, where they lie
             elsewhere.
@@ -123,16 +125,17 @@ class ManifestDataset:
     """
 
     def __init__(
-        self, sources: Sequence[Path], *, min_side_px: int = 1, images_root: Path | None = None
+        self,
+        sources: Sequence[AnyPath],
+        *,
+        min_side_px: int = 1,
+        images_root: AnyPath | None = None,
     ) -> None:
         if not sources:
             raise UsageError("no data given: name dataset folders or manifest files with --data")
-        self.manifests: tuple[Path, ...] = tuple(p for s in sources for p in _manifests_of(s))
-        parts = [
-            _read_part(p, _images_root(p, sources, images_root), min_side_px)
-            for p in self.manifests
-        ]
-        self._tars: tuple[Path, ...] = tuple(t for part in parts for t in part.tars)
+        self.manifests: tuple[AnyPath, ...] = tuple(p for s in sources for p in _manifests_of(s))
+        parts = [_read_part(p, sources, images_root, min_side_px) for p in self.manifests]
+        self._tars: tuple[AnyPath, ...] = tuple(t for part in parts for t in part.tars)
         self._ids = pa.chunked_array([part.ids for part in parts], type=pa.string())
         self._addresses = _join_addresses(parts)
         self._regions = _join_regions([part.regions for part in parts])
@@ -198,7 +201,7 @@ class ManifestDataset:
             is_text_free=bool(a.is_text_free[index]),
         )
 
-    def _tar(self, index: int) -> Path:
+    def _tar(self, index: int) -> AnyPath:
         return self._tars[int(self._addresses.tar[index])]
 
     def with_regions(self) -> Int64:
@@ -211,11 +214,11 @@ class ManifestDataset:
         return {str(path): sha256_file(path) for path in self.manifests}
 
 
-def _named(sources: Sequence[Path]) -> str:
+def _named(sources: Sequence[AnyPath]) -> str:
     return ", ".join(str(source) for source in sources)
 
 
-def _manifests_of(source: Path) -> list[Path]:
+def _manifests_of(source: AnyPath) -> list[AnyPath]:
     if source.is_dir():
         found = DatasetLayout(source).manifests()
         if not found:
@@ -229,7 +232,7 @@ def _manifests_of(source: Path) -> list[Path]:
     return [source]
 
 
-def _images_root(path: Path, sources: Sequence[Path], given: Path | None) -> Path:
+def _images_root(path: AnyPath, sources: Sequence[AnyPath], given: AnyPath | None) -> AnyPath:
     """The dataset folder whose images a manifest addresses."""
     if path not in sources:
         return path.parent.parent  # listed by DatasetLayout
@@ -243,14 +246,16 @@ def _images_root(path: Path, sources: Sequence[Path], given: Path | None) -> Pat
     )
 
 
-def _read_part(path: Path, root: Path, min_side_px: int) -> _Part:
+def _read_part(
+    path: AnyPath, sources: Sequence[AnyPath], images_root: AnyPath | None, min_side_px: int
+) -> _Part:
     table = read_manifest(path, columns=_COLUMNS)
     is_ok = _bool(pc.equal(table["status"].cast(pa.string()), Status.OK.value))
     ok = table.filter(pa.array(is_ok))
     is_large = np.minimum(_int64(ok["width"]), _int64(ok["height"])) >= min_side_px
     used = ok.filter(pa.array(is_large)).combine_chunks()
     regions = _regions_of(used)
-    tars, tar_index = _tars_of(used, root)
+    tars, tar_index = _tars_of(used, path, sources, images_root)
     text_state = used["text_state"].cast(pa.string())
     addresses = _Addresses(
         tar=tar_index,
@@ -273,15 +278,38 @@ def _read_part(path: Path, root: Path, min_side_px: int) -> _Part:
     return _Part(ids, tars, addresses, regions, counts)
 
 
-def _tars_of(used: pa.Table, root: Path) -> tuple[tuple[Path, ...], NDArray[np.int32]]:
+def _tars_of(
+    used: pa.Table, path: AnyPath, sources: Sequence[AnyPath], images_root: AnyPath | None
+) -> tuple[tuple[AnyPath, ...], NDArray[np.int32]]:
     """The tar files of a manifest and, per row, which of them holds its image."""
-    encoded = used["shard"].cast(pa.string()).combine_chunks().dictionary_encode()
-    layout = DatasetLayout(root)
-    tars = tuple(layout.images(shard) for shard in encoded.dictionary.to_pylist())
-    return tars, np.asarray(encoded.indices, dtype=np.int32)
+    if "dataset" not in used.column_names:
+        roots, of_root = [_images_root(path, sources, images_root)], np.zeros(len(used), np.int32)
+    else:
+        names, of_root = _encoded(used["dataset"])
+        roots = [subset_root(name, path.parent) for name in names]
+        if images_root is not None:
+            if len(roots) > 1:
+                raise UsageError(
+                    f"data.images_root names one dataset, {path} has images of {len(roots)}; "
+                    "leave it away, or select again where the datasets lie"
+                )
+            roots = [images_root]
+    shards, of_shard = _encoded(used["shard"])
+    pairs, tar_index = np.unique(of_root * len(shards) + of_shard, return_inverse=True)
+    tars = tuple(
+        DatasetLayout(roots[pair // len(shards)]).images(shards[pair % len(shards)])
+        for pair in pairs.tolist()
+    )
+    return tars, tar_index.astype(np.int32)
 
 
-def _check_tars(path: Path, tars: tuple[Path, ...], addresses: _Addresses) -> None:
+def _encoded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
+    """The distinct strings of a column and, per row, the index of its own."""
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices, dtype=np.int32)
+
+
+def _check_tars(path: AnyPath, tars: tuple[AnyPath, ...], addresses: _Addresses) -> None:
     ends = addresses.offset + addresses.length
     for index, tar in enumerate(tars):
         needed = int(ends[addresses.tar == index].max())

@@ -10,6 +10,11 @@ def test_every_code_has_a_meaning_and_a_status_that_is_not_ok():
         assert code.status is not Status.OK
 
 
+def test_no_code_is_named_like_a_status():
+    # Receipts count both in one mapping.
+    assert not {str(code) for code in FailureCode} & {str(status) for status in Status}
+
+
 @pytest.mark.parametrize(
     ("http_status", "code", "is_transient"),
     [

@@ -18,6 +18,7 @@ from annotations_schema.layout import (
     sha256_file,
     write_receipt,
 )
+from annotations_schema.storage import location
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,34 @@ def test_hashes_are_of_content(tmp_path):
     assert sha256_file(path).startswith("ba7816bf8f01cfea")
     assert config_sha256(Config()) == config_sha256(Config())
     assert config_sha256(Config()) != config_sha256(Config(size=4))
+
+
+def test_a_working_folder_lies_in_the_dataset_and_goes_with_its_block(layout):
+    with layout.working_folder("fetch-000001") as folder:
+        assert folder.parent == layout.root
+        (folder / "spool").write_bytes(b"x")
+    assert list(layout.root.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), layout.working_folder("fetch-000001"):
+        raise ZeroDivisionError
+    assert list(layout.root.iterdir()) == []
+
+
+def test_a_working_folder_clears_what_a_killed_run_left_under_its_name_alone(layout):
+    for name in (".fetch-000001-abc", ".fetch-000001.1-abc", ".fetch-0000011-abc"):
+        (layout.root / name).mkdir()
+    with layout.working_folder("fetch-000001"):
+        pass
+    left = sorted(path.name for path in layout.root.iterdir())
+    assert left == [".fetch-000001.1-abc", ".fetch-0000011-abc"]
+
+
+def test_a_working_folder_of_a_store_is_a_local_one():
+    with DatasetLayout(location("s3://bucket/set")).working_folder("plan") as folder:
+        (folder / "rows").write_bytes(b"x")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("root", ["/data/set", "s3://bucket/set", "s3://bucket"])
+def test_receipts_name_files_relative_to_the_root_wherever_it_is(root):
+    layout = DatasetLayout(location(root))
+    assert layout.relative(layout.images("000001")) == "images/000001.tar"

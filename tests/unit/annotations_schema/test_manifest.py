@@ -177,6 +177,26 @@ def test_row_groups_stay_under_64_mb(tmp_path, rows, provenance):
     assert max(sizes) <= MAX_ROW_GROUP_BYTES
 
 
+def test_rows_that_are_large_at_one_end_alone_are_cut_by_size_too(tmp_path, rows, provenance):
+    uneven = [
+        {
+            **rows[2],
+            "image_id": f"{i:032x}",
+            "source_row": i,
+            "input_topic": os.urandom(1 << 20).hex() if i >= 500 else "",
+        }
+        for i in range(540)
+    ]
+    path = tmp_path / "uneven.parquet"
+    table = table_from_rows(uneven, [pa.field("input_topic", pa.string())])
+    write_manifest(path, table, provenance)
+    metadata = pq.ParquetFile(path).metadata
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    assert max(group.total_byte_size for group in groups) <= MAX_ROW_GROUP_BYTES
+    assert all(group.column(0).has_offset_index for group in groups)
+    assert read_manifest(path).equals(table)
+
+
 def test_the_schema_imports_numpy_and_pyarrow_alone():
     code = "import sys, annotations_schema; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run(

@@ -42,6 +42,34 @@ def test_each_broken_rule_is_named_with_its_row_and_column(rows, row, change, co
     assert any(p.row == row and p.column == column and rule in p.rule for p in problems), problems
 
 
+def dropped(**other) -> dict:
+    box = [1.0, 2.0, 3.0, 4.0]
+    region = {"kind": "text", "box_xyxy": box, "score": 0.25, "reason": "score_below_min"}
+    return {"dropped_regions": [{**region, **other}]}
+
+
+def test_dropped_regions_are_checked_one_by_one(rows):
+    rows[0].update(dropped())
+    assert validate(table_from_rows(rows, TOPIC)) == []
+    for change, rule in (
+        ({"kind": "cat"}, "text or face"),
+        ({"reason": "ugly"}, "one of score_below_min"),
+        ({"score": 1.5}, "in [0, 1]"),
+        ({"box_xyxy": [0.0, 0.0, float("inf"), 1.0]}, "finite"),
+    ):
+        rows[0].update(dropped(**change))
+        (problem,) = validate(table_from_rows(rows, TOPIC))
+        assert (problem.row, problem.column) == (0, "dropped_regions")
+        assert rule in problem.rule
+
+
+def test_dropped_regions_are_unknown_where_no_detector_looked(rows):
+    rows[2].update(dropped())  # a failed fetch
+    (problem,) = validate(table_from_rows(rows, TOPIC))
+    assert (problem.row, problem.column) == (2, "dropped_regions")
+    assert problem.rule == "null where no detector looked"
+
+
 def test_the_same_image_id_twice_is_a_problem(rows):
     rows[1]["image_id"] = rows[0]["image_id"]
     (problem,) = validate(table_from_rows(rows, TOPIC))

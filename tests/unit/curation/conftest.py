@@ -26,6 +26,7 @@ from annotations_schema.provenance import DetectorRecord, Provenance
 from annotations_schema.regions import FaceRegions, TextRegions
 from curation.annotate.config import AnnotateConfig
 from curation.config import CurateConfig, DatasetConfig
+from curation.fetched import fetch_inputs
 from curation.plan import PlanConfig
 from curation.run import plan_dataset
 
@@ -198,6 +199,7 @@ def _publish(
             outputs=output_files(layout, [path, *others]),
             rows=len(rows),
             counts=dict(counts),
+            inputs=fetch_inputs(layout, shard) if stage == "annotate" else {},
             elapsed_s=2.0,
             version="1",
         ),

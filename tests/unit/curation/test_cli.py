@@ -57,10 +57,14 @@ def test_every_option_reaches_the_configuration(tmp_path: Path) -> None:
         f"--max-bytes 99 --max-pixels 1000 --hash-policy keep --allow-private-network "
         f"--fetch-threads 5 --threads 2 --text-weights {weights} --face-weights {weights} "
         f"--runner ray --ray-address 10.0.0.1:6379 --workers 3 --fetch-workers 2 --resume "
+        f"--min-bytes-per-s 7 --user-agent me/1 --ignore-robots-txt "
+        f"--host-connections 2 --host-requests-per-s 0.5 "
+        f"--max-side 640 --quality 80 --shard-deadline-s 60 "
+        f"--text-side-min-px 4 --face-side-min-px 20 --batch-size 8 --gpus-per-worker 0.25 "
         f"--json --debug".split()
     )
     assert isinstance(command, cli.Run)
-    assert (command.urls, command.out, command.resume) == (Path("list.csv"), Path("d"), True)
+    assert (command.urls, command.out, command.resume) == ("list.csv", "d", True)
     assert command.output == OutputOptions(json=True, debug=True)
     for options in (command.dataset, command.worker, command.runner):
         for field in fields(options):
@@ -71,6 +75,9 @@ def test_every_option_reaches_the_configuration(tmp_path: Path) -> None:
     assert (plan.license_column, plan.shard_size) == ("l", 7)
     assert (fetch.deadline_s, fetch.retries, fetch.max_bytes, fetch.threads) == (4.5, 1, 99, 5)
     assert (fetch.hash_policy, fetch.allow_private_network) == ("keep", True)
+    assert (fetch.min_bytes_per_s, fetch.user_agent, fetch.respect_robots_txt) == (7, "me/1", False)
+    assert (fetch.host_connections, fetch.host_requests_per_s) == (2, 0.5)
+    assert (fetch.max_side, fetch.quality, fetch.shard_deadline_s) == (640, 80, 60)
     assert fetch.limits.max_pixels == annotate.max_pixels == 1000
     assert annotate == AnnotateConfig(
         text_detector="doctr_db_resnet50",
@@ -82,14 +89,23 @@ def test_every_option_reaches_the_configuration(tmp_path: Path) -> None:
         provider=annotate.provider,
         threads=2,
         max_pixels=1000,
+        text_side_min_px=4.0,
+        face_side_min_px=20.0,
+        batch_size=8,
     )
     assert annotate.provider == "cuda"
     assert machine_config(command.runner) == MachineConfig(
-        runner=Runner.RAY, ray_address="10.0.0.1:6379", workers=3, fetch_workers=2
+        runner=Runner.RAY,
+        ray_address="10.0.0.1:6379",
+        workers=3,
+        fetch_workers=2,
+        gpus_per_worker=0.25,
     )
 
 
-@pytest.mark.parametrize("name", ["fetch", "annotate", "status", "verify", "detectors"])
+@pytest.mark.parametrize(
+    "name", ["doctor", "tombstone", "retry", "fetch", "annotate", "status", "verify", "detectors"]
+)
 def test_each_command_parses_with_little(name: str) -> None:
     arguments = [name] if name == "detectors" else [name, "dir"]
     assert type(parse(arguments)).__name__.lower() == name
@@ -320,7 +336,8 @@ def test_annotate_leaves_shards_that_are_not_fetched_alone(
     curated.receipt("fetch", "000000").unlink()
     assert main(["annotate", str(curated.root), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["stages"] == {"annotate": {"done": 0, "skipped": 1, "retried": 0, "set_aside": 0}}
+    none = {"requeued": 0, "retried": 0, "set_aside": 0}
+    assert found["stages"] == {"annotate": {"done": 0, "skipped": 1, **none}}
     assert found["status"]["stages"]["fetch"]["shards_left"] == 1
 
 

@@ -29,7 +29,7 @@ from curation.plan import PlanConfig
 def a_config(**changes: Any) -> DatasetConfig:
     config = DatasetConfig(
         creator="open-insighttok 0",
-        source=ListSource(path=Path("/lists/a.txt"), name="a.txt", sha256="a" * 64),
+        source=ListSource(path="/lists/a.txt", name="a.txt", sha256="a" * 64),
         curate=CurateConfig(
             plan=PlanConfig(caption_column="words", shard_size=7),
             fetch=FetchConfig(
@@ -168,7 +168,19 @@ def test_an_unknown_setting_in_a_file_is_refused(tmp_path: Path) -> None:
     values = json.loads(layout.config.read_text())
     values["curate"]["fetch"]["colour"] = "blue"
     layout.config.write_text(json.dumps(values))
-    with pytest.raises(UsageError, match="unknown setting 'colour'"):
+    with pytest.raises(
+        UsageError, match=r"setting fetch\.colour is unknown to this version: .*open"
+    ):
+        read_config(layout)
+
+
+def test_a_file_of_a_version_without_a_setting_names_the_setting(tmp_path: Path) -> None:
+    layout = DatasetLayout(tmp_path)
+    write_config(layout, a_config())
+    values = json.loads(layout.config.read_text())
+    del values["curate"]["fetch"]["retries"], values["curate"]["fetch"]["threads"]
+    layout.config.write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=r"setting fetch\.retries is absent: .*another folder"):
         read_config(layout)
 
 

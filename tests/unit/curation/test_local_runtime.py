@@ -17,6 +17,7 @@ from annotations_schema.layout import (
     read_receipt,
     write_receipt,
 )
+from curation.fetched import fetch_inputs
 from curation.runtime.local import run_local
 from curation.runtime.progress import Progress, duration
 from curation.runtime.stage import MAX_ATTEMPTS, EventKind, ShardEvent, one_line
@@ -55,6 +56,7 @@ class CopyStage:
             config_sha256=self.config_sha256,
             outputs=output_files(self.layout, [paths[self.name](shard)]),
             rows=ROWS,
+            inputs=fetch_inputs(self.layout, shard) if self.name == "annotate" else {},
             counts={"ok": ROWS - 1, "failed": 1},
         )
         write_receipt(self.layout, receipt)
@@ -149,6 +151,85 @@ def test_a_later_run_tries_a_shard_that_was_set_aside_again(layout: DatasetLayou
     assert read_receipt(layout, "fetch", SHARDS[0]).set_aside is None  # type: ignore[union-attr]
 
 
+class RequeueingStage(CopyStage):
+    """Leaves rows of the first shard for a further pass."""
+
+    def run(self, shard: str) -> Receipt:
+        if shard == SHARDS[0]:
+            plan_further_pass(self.layout, shard)
+        return super().run(shard)
+
+
+def plan_further_pass(layout: DatasetLayout, shard: str) -> None:
+    write_receipt(
+        layout,
+        Receipt(stage="plan", shard=f"{shard}.1", config_sha256="p" * 64, outputs={}, rows=3),
+    )
+
+
+def test_a_further_pass_comes_after_the_other_shards_and_before_annotate(
+    layout: DatasetLayout,
+) -> None:
+    fetch, annotate = RequeueingStage(layout), CopyStage(layout, "annotate")
+    events = list(run_local([fetch, annotate], SHARDS, layout))
+    assert fetch.log == ["open", *SHARDS, f"{SHARDS[0]}.1", "close"]
+    assert annotate.log == ["open", *SHARDS[1:], SHARDS[0], "close"]
+    assert kinds(events)["fetch", EventKind.REQUEUED] == 1
+    again = RequeueingStage(layout)
+    list(run_local([again, CopyStage(layout, "annotate")], SHARDS, layout))
+    assert again.log == []
+
+
+def test_a_further_pass_makes_a_finished_shard_work_again(layout: DatasetLayout) -> None:
+    stages = [CopyStage(layout), CopyStage(layout, "annotate")]
+    list(run_local(stages, SHARDS, layout))
+    plan_further_pass(layout, SHARDS[2])
+    fetch, annotate = CopyStage(layout), CopyStage(layout, "annotate")
+    events = list(run_local([fetch, annotate], SHARDS, layout))
+    assert fetch.log == ["open", f"{SHARDS[2]}.1", "close"]
+    assert annotate.log == ["open", SHARDS[2], "close"]
+    assert kinds(events)["fetch", EventKind.SKIPPED] == len(SHARDS)
+    receipt = read_receipt(layout, "annotate", SHARDS[2])
+    assert receipt is not None
+    assert receipt.inputs.keys() == {SHARDS[2], f"{SHARDS[2]}.1"}
+
+
+def test_the_manifest_stays_in_force_while_a_further_pass_is_fetched(
+    layout: DatasetLayout,
+) -> None:
+    list(run_local([CopyStage(layout), CopyStage(layout, "annotate")], SHARDS, layout))
+    plan_further_pass(layout, SHARDS[0])
+    list(run_local([CopyStage(layout)], SHARDS, layout))
+    assert read_receipt(layout, "annotate", SHARDS[0]) is not None
+    seen = []
+
+    class Annotate(CopyStage):
+        def run(self, shard: str) -> Receipt:
+            seen.append(read_receipt(layout, "annotate", shard))
+            return super().run(shard)
+
+    annotate = Annotate(layout, "annotate")
+    list(run_local([annotate], SHARDS, layout))
+    assert annotate.log == ["open", SHARDS[0], "close"]
+    (vouches,) = seen  # for the rows that annotate uses again
+    assert vouches is not None
+
+
+def test_annotate_goes_on_without_a_further_pass_that_is_set_aside(
+    layout: DatasetLayout,
+) -> None:
+    fetch = RequeueingStage(layout, fail={f"{SHARDS[0]}.1": 99})
+    events = list(run_local([fetch, CopyStage(layout, "annotate")], SHARDS, layout))
+    assert kinds(events)["fetch", EventKind.SET_ASIDE] == 1
+    assert kinds(events)["annotate", EventKind.DONE] == len(SHARDS)
+    receipt = read_receipt(layout, "annotate", SHARDS[0])
+    assert receipt is not None
+    assert receipt.inputs.keys() == {SHARDS[0]}
+    mended = CopyStage(layout)
+    list(run_local([mended, CopyStage(layout, "annotate")], SHARDS, layout))
+    assert mended.log == ["open", f"{SHARDS[0]}.1", "close"]
+
+
 def test_an_error_of_open_ends_the_run_as_it_is(layout: DatasetLayout) -> None:
     class Broken(CopyStage):
         def open(self) -> None:
@@ -206,6 +287,27 @@ def test_progress_says_a_line_now_and_then_and_how_long_is_left() -> None:
         )
     assert stream.getvalue() == (
         "fetch: 2/4 shards, 1,200/2,400 rows, 50.0 images/s, 200 without image, about 20 s left\n"
+    )
+
+
+def test_progress_counts_rows_put_off_once_as_failures_and_twice_as_work() -> None:
+    stream = io.StringIO()
+    now = [0.0]
+    progress = Progress(["fetch"], {SHARDS[0]: 600}, stream=stream, clock=lambda: now[0])
+    planned = Receipt(stage="plan", shard="000000.1", config_sha256="", outputs={}, rows=200)
+    counts = {"ok": 350, "failed": 250, "shard_deadline": 200, "requeued": 200}
+    first = Receipt(
+        stage="fetch", shard=SHARDS[0], config_sha256="", outputs={}, rows=600, counts=counts
+    )
+    now[0] = 20.0
+    for shard, kind, receipt in (
+        (SHARDS[0], EventKind.DONE, first),
+        ("000000.1", EventKind.REQUEUED, planned),
+    ):
+        progress.update(ShardEvent(stage="fetch", shard=shard, kind=kind, receipt=receipt))
+    assert progress.stages["fetch"].line() == (
+        "fetch: 1/2 shards, 600/800 rows, 17.5 images/s, 50 without image, "
+        "200 of the rows re-queued, about 7 s left"
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from annotations_schema.errors import UsageError
-from annotations_schema.layout import DatasetLayout, read_receipt, sha256_file
+from annotations_schema.layout import (
+    DatasetLayout,
+    Receipt,
+    read_receipt,
+    sha256_file,
+    write_receipt,
+)
 from curation.demo.troubles import BAD_ROWS
+from curation.duplicates import Duplicates
 from curation.plan import SHARDS_IN_LIST, PlanConfig, plan
 from curation.urls import image_id_of_url
 
@@ -228,6 +236,79 @@ def test_another_list_or_configuration_is_refused(
     with pytest.raises(UsageError, match="choose another folder"):
         plan(source, layout, config)
     assert files_below(layout.root) == before
+
+
+@pytest.mark.parametrize("name", ["list.parquet", "list.txt"])
+def test_a_list_of_too_many_shards_is_refused_before_anything_is_written(
+    tmp_path: Path, layout: DatasetLayout, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curation.plan._MAX_SHARDS", 3)
+    source = write(tmp_path, name, list(GOOD))
+    with pytest.raises(UsageError, match="over 3 shards of 2 rows; choose --shard-size 3 or more"):
+        plan(source, layout, PlanConfig(shard_size=2))
+    assert not layout.root.exists()
+    assert len(plan(source, layout, PlanConfig(shard_size=3))) == 3
+
+
+def test_a_list_too_long_for_the_largest_shards_is_to_be_cut(
+    tmp_path: Path, layout: DatasetLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curation.plan._MAX_SHARDS", 3)
+    monkeypatch.setattr("curation.plan._MAX_SHARD_SIZE", 2)
+    with pytest.raises(UsageError, match="cut it into several lists"):
+        plan(write(tmp_path, "list.txt", list(GOOD)), layout, PlanConfig(shard_size=2))
+
+
+def test_a_list_that_grows_while_it_is_read_is_refused(
+    tmp_path: Path, layout: DatasetLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path, "list.txt", list(GOOD))
+    find = Duplicates.find
+
+    def grow(duplicates: Duplicates) -> int:
+        source.write_text(source.read_text() + "http://example.org/late.jpg\n")
+        return find(duplicates)
+
+    monkeypatch.setattr(Duplicates, "find", grow)
+    with pytest.raises(UsageError, match="had 7 rows and then 8: it changed"):
+        plan(source, layout, PlanConfig())
+    assert not layout.root.exists()
+
+
+def test_a_long_plan_tells_how_far_it_is_and_a_short_one_nothing(
+    tmp_path: Path,
+    layout: DatasetLayout,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = write(tmp_path, "list.parquet", list(GOOD))
+    plan(source, layout, PlanConfig(shard_size=4))
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("curation.row_progress.LINE_EVERY_S", 0.0)
+    plan(source, DatasetLayout(tmp_path / "again"), PlanConfig(shard_size=4))
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" rows,")[0] for line in told] == [
+        "reading URLs: 7/7",
+        "planning: 4/7",
+        "planning: 7/7",
+    ]
+
+
+def test_a_plan_that_cannot_be_published_leaves_the_folder_as_it_was(
+    tmp_path: Path, layout: DatasetLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout.root.mkdir()
+    (layout.root / "notes").write_text("mine")
+
+    def full(at: DatasetLayout, receipt: Receipt) -> None:
+        if receipt.shard == "000002":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_receipt(at, receipt)
+
+    monkeypatch.setattr("curation.plan.write_receipt", full)
+    with pytest.raises(OSError, match="No space left"):
+        plan(write(tmp_path, "list.txt", list(GOOD)), layout, PlanConfig(shard_size=2))
+    assert list(files_below(layout.root)) == ["notes"]
 
 
 def broken_parquet(path: Path) -> None:

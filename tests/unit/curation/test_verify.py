@@ -22,7 +22,7 @@ ASTRONAUT, COFFEE, GONE = 0, 1, 2
 
 def test_a_finished_dataset_is_clean_and_says_what_was_checked(curated: DatasetLayout) -> None:
     shards: list[str] = []
-    result = verify(curated, shards.append)
+    result = verify(curated, lambda shard, num_shards: shards.append(f"{shard}/{num_shards}"))
     assert result.findings == ()
     assert result.checked == {
         "shards": 2,
@@ -32,7 +32,7 @@ def test_a_finished_dataset_is_clean_and_says_what_was_checked(curated: DatasetL
         "text_regions": 2,
         "faces": 1,
     }
-    assert shards == [FIRST, SECOND]
+    assert shards == [f"{FIRST}/2", f"{SECOND}/2"]
     assert result.to_json()["is_clean"] is True
 
 

@@ -21,6 +21,9 @@ from curation.annotate.protocols import Provider
         ({"text_score_min": 1.5}, "text_score_min is 1.5; it must lie between 0 and 1"),
         ({"face_score_min": -0.1}, "face_score_min is -0.1"),
         ({"threads": 0}, "threads is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"text_side_min_px": -1.0}, "text_side_min_px is -1.0; give pixels, 0 keeps all"),
+        ({"face_side_min_px": float("inf")}, "face_side_min_px is inf; give pixels"),
         ({"max_pixels": 0}, "max_pixels is 0"),
         ({"max_side_px": 0}, "max_side_px is 0"),
         ({"text_input_sides_px": (16,)}, "text_input_sides_px is .16.; give sizes of at least 32"),
@@ -39,6 +42,7 @@ def test_options_reach_the_detector_they_are_meant_for() -> None:
     config = AnnotateConfig(
         text_weights="text.onnx",
         face_score_min=0.5,
+        face_side_min_px=20.0,
         face_input_sides_px=(640,),
         threads=3,
         provider=Provider.CUDA,
@@ -47,8 +51,10 @@ def test_options_reach_the_detector_they_are_meant_for() -> None:
     assert config.text_options.score_min is None
     assert config.face_options.weights is None
     assert config.face_options.score_min == 0.5
+    assert (config.text_options.side_min_px, config.face_options.side_min_px) == (0.0, 20.0)
     assert config.face_options.input_sides_px == (640,)
-    assert config.text_options.threads == config.face_options.threads == 3
+    # Three images side by side, each network on one thread.
+    assert config.text_options.threads == config.face_options.threads == 1
     assert config.text_options.provider is Provider.CUDA
 
 
@@ -59,10 +65,11 @@ def test_limits_reach_the_decoder() -> None:
 
 def test_threads_do_not_change_the_hash_and_everything_else_does() -> None:
     base = result_sha256(AnnotateConfig())
-    assert result_sha256(AnnotateConfig(threads=4)) == base
+    assert result_sha256(AnnotateConfig(threads=4, batch_size=8)) == base
     others = [
         AnnotateConfig(text_detector="none"),
         AnnotateConfig(face_score_min=0.5),
+        AnnotateConfig(text_side_min_px=8.0),
         AnnotateConfig(face_input_sides_px=(640,)),
         AnnotateConfig(max_side_px=1000),
         AnnotateConfig(provider=Provider.CUDA),

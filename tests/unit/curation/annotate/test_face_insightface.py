@@ -127,7 +127,12 @@ def test_the_record_names_file_thresholds_and_licence(
     record = detector.record
     assert record.weights_sha256 == sha256(red_cell_detector.read_bytes()).hexdigest()
     assert record.library == "insightface"
-    assert record.thresholds == {"score_min": 0.5, "iou_max": 0.4}
+    assert record.thresholds == {
+        "score_min": 0.5,
+        "candidate_score_min": 0.3,
+        "side_min_px": 0.0,
+        "iou_max": 0.4,
+    }
     assert "128 x 128 and 640 x 640" in record.input_size
     assert "not stated" in record.weights_licence
 

@@ -175,7 +175,12 @@ def test_the_record_is_what_the_footer_needs(detector: FaceDetector) -> None:
     assert record.weights_sha256 == sha256(retinaface.weights.WEIGHTS).hexdigest()
     assert record.weights_licence == "MIT"
     assert record.library_version.startswith("0.1.0")
-    assert record.thresholds == {"score_min": 0.9, "iou_max": 0.4}
+    assert record.thresholds == {
+        "score_min": 0.9,
+        "candidate_score_min": 0.5,
+        "side_min_px": 0.0,
+        "iou_max": 0.4,
+    }
     assert "640, 1920 px" in record.input_size
 
 

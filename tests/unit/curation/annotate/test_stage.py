@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
+import os
 import pickle
-import tarfile
-from collections.abc import Callable, Mapping
+import socket
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from annotations_schema.codes import FailureCode, RegionState, Stage, Status
+from annotations_schema.codes import DropReason, RegionState
 from annotations_schema.errors import ManifestError, UsageError, WeightsError
-from annotations_schema.images import decode, perceptual_hash, probe
+from annotations_schema.images import decode, perceptual_hash
 from annotations_schema.layout import (
     DatasetLayout,
-    Receipt,
     is_done,
-    output_files,
     read_receipt,
     write_receipt,
 )
@@ -33,79 +30,21 @@ from annotations_schema.manifest import (
     canonical_json_lines,
     read_manifest,
     read_provenance,
-    table_from_rows,
-    write_manifest,
 )
-from annotations_schema.provenance import Provenance
 from annotations_schema.region_columns import face_regions_at, text_regions_at
+from annotations_schema.regions import TextRegions
 from annotations_schema.validation import validate
 from curation.annotate.config import AnnotateConfig
+from curation.annotate.looking import MAX_DROPPED, Look, dropped_regions
+from curation.annotate.protocols import Dropped
 from curation.annotate.stage import AnnotateStage
+from curation.annotate.tally import Tally
+from curation.runtime.local import run_local
+from curation.runtime.stage import EventKind
+from tests.fetched_datasets import SHARD, Bytes, write_fetched, write_pass
 
-SHARD = "000000"
 FACES_ONLY = AnnotateConfig(text_detector="none")
 NOTHING = AnnotateConfig(text_detector="none", face_detector="none")
-
-Bytes = Mapping[str, bytes | None]
-
-
-def write_fetched(root: Path, images: Bytes) -> DatasetLayout:
-    """A dataset whose fetch is done: a tar of `images`, a fetch table; None is a row of 404."""
-    layout = DatasetLayout(root)
-    tar = layout.images(SHARD)
-    tar.parent.mkdir(parents=True)
-    with tarfile.open(tar, "w") as archive:
-        for name, data in images.items():
-            if data is not None:
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    with tarfile.open(tar) as archive:
-        offsets = {member.name: member.offset_data for member in archive.getmembers()}
-    rows = [fetched_row(n, name, images[name], offsets) for n, name in enumerate(images)]
-    # Nanoseconds, which pass through no Python object unharmed.
-    taken = pa.array([10**18 + n for n in range(len(rows))], pa.timestamp("ns"))
-    table = table_from_rows(rows).append_column("input_taken", taken)
-    provenance = Provenance(config_sha256="0" * 64, creator="test")
-    write_manifest(layout.fetch(SHARD), table, provenance)
-    receipt = Receipt(
-        stage="fetch",
-        shard=SHARD,
-        config_sha256="0" * 64,
-        outputs=output_files(layout, [tar, layout.fetch(SHARD)]),
-        rows=len(rows),
-    )
-    write_receipt(layout, receipt)
-    return layout
-
-
-def fetched_row(
-    number: int, name: str, data: bytes | None, offsets: Mapping[str, int]
-) -> dict[str, Any]:
-    row = {
-        "image_id": hashlib.sha256(name.encode()).hexdigest()[:32],
-        "source_row": number,
-        "source_name": "list.csv",
-        "url": f"https://example.org/{name}",
-        "status": Status.OK,
-        "attempts": 1,
-        "elapsed_ms": 7,
-        "fetched_at": datetime(2026, 1, 2, tzinfo=UTC),
-        "text_state": RegionState.NOT_RUN,
-        "face_state": RegionState.NOT_RUN,
-    }
-    if data is None:
-        failure = {"stage": Stage.FETCH, "failure_code": FailureCode.HTTP_404, "http_status": 404}
-        return {**row, **failure, "status": Status.FAILED}
-    return {
-        **row,
-        **probe(data)._asdict(),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-        "shard": SHARD,
-        "offset": offsets[name],
-        "length": len(data),
-    }
 
 
 def opened(layout: DatasetLayout, config: AnnotateConfig) -> AnnotateStage:
@@ -256,7 +195,7 @@ def test_the_receipt_counts_rows_regions_and_time(layout: DatasetLayout) -> None
     assert counts["http_404"] == counts["decode_truncated"] == 1
     assert (counts["face_found"], counts["face_none"], counts["face_regions"]) == (2, 2, 2)
     assert counts["text_found"] + counts["text_none"] == 4
-    assert counts["regions_dropped"] == 0
+    assert counts["reused"] == 0
     spent_ms = counts["decode_ms"] + counts["text_ms"] + counts["face_ms"]
     assert 0 < spent_ms <= 1000 * receipt.elapsed_s
     assert counts["text_ms"] > counts["face_ms"] > 0
@@ -279,14 +218,18 @@ def test_the_same_shard_twice_gives_the_same_bytes(images: Bytes, tmp_path: Path
     ]
 
 
-def test_threads_do_not_change_the_manifest(images: Bytes, tmp_path: Path) -> None:
-    lines = []
-    for threads in (1, 2):
-        layout = write_fetched(tmp_path / str(threads), {"a.png": images["astronaut.png"]})
-        opened(layout, replace(AnnotateConfig(), threads=threads)).run(SHARD)
-        lines.append(canonical_json_lines(read_manifest(layout.annotations(SHARD))))
-    assert lines[0] == lines[1]
-    assert json.loads(lines[0])["num_faces"] == 1
+@pytest.mark.parametrize(
+    "settings", [{"threads": 3}, {"batch_size": 4}, {"batch_size": 6}], ids=str
+)
+def test_threads_and_batches_do_not_change_the_manifest(
+    images: Bytes, tmp_path: Path, layout: DatasetLayout, settings: dict[str, int]
+) -> None:
+    """To the last bit: the two portraits have one size and share a batch."""
+    other = write_fetched(tmp_path, images)
+    receipt = opened(other, replace(AnnotateConfig(), **settings)).run(SHARD)
+    assert receipt.counts["face_regions"] == 2
+    once, again = (read_manifest(one.annotations(SHARD)) for one in (layout, other))
+    assert canonical_json_lines(once) == canonical_json_lines(again)
 
 
 def test_without_detectors_images_are_still_decoded_and_checked(
@@ -385,3 +328,123 @@ def test_wrong_weights_are_told_when_the_stage_opens(tmp_path: Path) -> None:
     config = replace(FACES_ONLY, face_weights=str(weights))
     with pytest.raises(WeightsError, match="sha256"):
         opened(DatasetLayout(tmp_path), config)
+
+
+def test_the_receipt_names_what_was_read_when_and_by_whom(layout: DatasetLayout) -> None:
+    receipt, fetch = (read_receipt(layout, stage, SHARD) for stage in ("annotate", "fetch"))
+    assert receipt is not None
+    assert fetch is not None
+    assert receipt.inputs == {SHARD: fetch.outputs[f"fetch/{SHARD}.parquet"].sha256}
+    assert 0 < time.time() - receipt.started_at < 3600
+    assert receipt.worker == f"{socket.gethostname()}:{os.getpid()}"
+
+
+def refetched(images: Bytes, root: Path) -> DatasetLayout:
+    """Annotated, then two rows fetched again: one came at last, one has other bytes."""
+    layout = write_fetched(root, images)
+    opened(layout, FACES_ONLY).run(SHARD)
+    names = list(images)
+    new = {"missing.jpg": images["astronaut.png"], "coffee.png": images["page.png"]}
+    write_pass(layout, f"{SHARD}.1", new, {name: names.index(name) for name in new})
+    return layout
+
+
+def test_after_a_further_pass_only_its_images_meet_a_detector(
+    images: Bytes, tmp_path: Path
+) -> None:
+    layout = refetched(images, tmp_path / "twice")
+    receipt = opened(layout, FACES_ONLY).run(SHARD)
+    # Reused: three images, and the damaged one, which is not decoded again.
+    assert (receipt.counts["reused"], receipt.counts["ok"]) == (4, 5)
+    assert set(receipt.inputs) == {SHARD, f"{SHARD}.1"}
+    taken_over = read_manifest(layout.annotations(SHARD))
+    assert column(taken_over, "num_faces")["missing.jpg"] == 1
+    assert column(taken_over, "shard")["missing.jpg"] == f"{SHARD}.1"
+    layout.annotations(SHARD).unlink()
+    afresh = opened(layout, FACES_ONLY).run(SHARD)
+    assert afresh.counts["reused"] == 0
+    assert read_manifest(layout.annotations(SHARD)).equals(taken_over)
+
+
+def test_a_runner_leaves_what_the_stage_takes_over(images: Bytes, tmp_path: Path) -> None:
+    layout = refetched(images, tmp_path)
+    stage = AnnotateStage(layout.root, FACES_ONLY)
+    kinds = [event.kind for event in run_local([stage], [SHARD], layout)]
+    assert kinds == [EventKind.STARTED, EventKind.DONE]
+    receipt = read_receipt(layout, "annotate", SHARD)
+    assert receipt is not None
+    assert receipt.counts["reused"] == 4
+    again = AnnotateStage(layout.root, FACES_ONLY)
+    assert [event.kind for event in run_local([again], [SHARD], layout)] == [EventKind.SKIPPED]
+
+
+def test_a_manifest_that_its_receipt_does_not_vouch_for_is_not_reused(
+    images: Bytes, tmp_path: Path
+) -> None:
+    layout = refetched(images, tmp_path)
+    data = bytearray(layout.annotations(SHARD).read_bytes())
+    data[100] ^= 1
+    layout.annotations(SHARD).write_bytes(data)
+    assert opened(layout, FACES_ONLY).run(SHARD).counts["reused"] == 0
+
+
+def test_another_configuration_reuses_nothing(images: Bytes, tmp_path: Path) -> None:
+    layout = refetched(images, tmp_path)
+    assert opened(layout, NOTHING).run(SHARD).counts["reused"] == 0
+
+
+def test_what_the_rules_leave_out_stands_in_the_row(images: Bytes, tmp_path: Path) -> None:
+    layout = write_fetched(tmp_path, {name: images[name] for name in ("page.png", "turned.jpg")})
+    loose = opened(layout, AnnotateConfig())
+    loose.run(SHARD)
+    before = read_manifest(layout.annotations(SHARD))
+    strict = replace(AnnotateConfig(), text_score_min=0.9, face_side_min_px=400.0)
+    receipt = opened(layout, strict).run(SHARD)
+    after = read_manifest(layout.annotations(SHARD))
+    assert validate(after) == []
+    dropped = column(after, "dropped_regions")
+    assert [one["reason"] for one in dropped["turned.jpg"] if one["kind"] == "face"] == [
+        "side_below_min"
+    ]
+    weak = [one for one in dropped["page.png"] if one["kind"] == "text"]
+    assert weak
+    assert all(one["score"] < np.float32(0.9) for one in weak)
+    found = column(before, "text_regions")["page.png"]
+    kept = column(after, "text_regions")["page.png"]
+    # Every region of the looser run is kept or told; the rest are the detector's candidates.
+    boxes = [one["box_xyxy"] for one in [*kept, *weak]]
+    assert all(one["box_xyxy"] in boxes for one in found)
+    assert receipt.counts["face_side_below_min"] == 1
+    assert receipt.counts["text_score_below_min"] >= len(weak)
+
+
+def test_dropped_regions_are_at_most_a_hundred_of_a_kind_and_all_are_counted() -> None:
+    dropped = tuple(
+        Dropped((0.0, 0.0, 1.0, 1.0), 0.5, DropReason.SCORE_BELOW_MIN) for _ in range(150)
+    )
+    tally = Tally()
+    looks = {
+        "text": Look(RegionState.NONE, TextRegions.empty(), dropped),
+        "face": Look(RegionState.FAILED, None, ()),
+    }
+    rows = dropped_regions(looks, tally)
+    assert rows is not None
+    assert len(rows) == MAX_DROPPED == 100
+    assert tally.counts["text_score_below_min"] == 150
+
+
+def test_a_detector_that_breaks_on_one_image_of_a_batch_finds_in_the_others(
+    images: Bytes, red_cell_detector: Path, tmp_path: Path
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8000, 2)).save(buffer, "PNG")
+    layout = write_fetched(tmp_path, {"strip.png": buffer.getvalue(), "a": images["page.png"]})
+    config = AnnotateConfig(
+        text_detector="none",
+        face_detector="insightface_onnx",
+        face_weights=str(red_cell_detector),
+        batch_size=2,
+    )
+    opened(layout, config).run(SHARD)
+    states = column(read_manifest(layout.annotations(SHARD)), "face_state")
+    assert states == {"strip.png": "failed", "a": "none"}

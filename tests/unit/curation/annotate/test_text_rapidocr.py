@@ -191,7 +191,13 @@ def test_the_record_is_what_the_footer_needs(detector: TextDetector) -> None:
     )
     assert (record.library, record.weights_licence) == ("rapidocr", "Apache-2.0")
     assert record.library_version.startswith("3.10.0 (onnxruntime ")
-    assert record.thresholds == {"score_min": 0.5, "map_min": 0.3, "unclip_ratio": 1.2}
+    assert record.thresholds == {
+        "score_min": 0.5,
+        "candidate_score_min": 0.3,
+        "side_min_px": 0.0,
+        "map_min": 0.3,
+        "unclip_ratio": 1.2,
+    }
     assert "longer side at most 2000 px" in record.input_size
 
 

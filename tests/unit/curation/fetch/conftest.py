@@ -13,9 +13,11 @@ import trustme
 from annotations_schema.errors import InsightTokError
 from curation.demo.server import TroubleServer
 from curation.fetch.config import FetchConfig
-from curation.fetch.connection import Guard, system_resolver, tls_context
+from curation.fetch.connection import Guard, tls_context
 from curation.fetch.log import FetchFacts, FetchLog
-from curation.fetch.opener import SafeOpener, address_rule
+from curation.fetch.opener import SafeOpener
+from curation.fetch.resolution import system_resolver
+from curation.fetch.web import Web, address_rule
 
 Serve = Callable[..., int]
 
@@ -34,6 +36,8 @@ def config() -> FetchConfig:
         backoff_s=0.01,
         allow_private_network=True,
         threads=8,
+        # Most tests are about one request, which must be the only one that the server sees.
+        respect_robots_txt=False,
     )
 
 
@@ -125,16 +129,22 @@ def fetch(system_tls: ssl.SSLContext) -> Callable[..., Opened]:
     """Open one URL and give back its body and its facts."""
 
     def open_url(url: str, config: FetchConfig, guard: Guard | None = None) -> Opened:
-        log = FetchLog()
         usual = Guard(system_resolver, address_rule(config), system_tls)
-        opener = SafeOpener(config, log, usual if guard is None else guard)
-        try:
-            with opener.open(url) as response:
-                body: bytes | None = response.read()
-        except InsightTokError:
-            body = None
-        facts = log.get(url)
-        assert facts is not None
-        return body, facts
+        web = Web(config, usual if guard is None else guard)
+        with closing(web):
+            return open_through(web, url, config)
 
     return open_url
+
+
+def open_through(web: Web, url: str, config: FetchConfig) -> Opened:
+    """Open one URL through a web that others may share."""
+    log = FetchLog()
+    try:
+        with SafeOpener(config, log, web).open(url) as response:
+            body: bytes | None = response.read()
+    except InsightTokError:
+        body = None
+    facts = log.get(url)
+    assert facts is not None
+    return body, facts

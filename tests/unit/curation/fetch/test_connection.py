@@ -16,7 +16,8 @@ from curation.demo.server import TroubleServer
 from curation.demo.troubles import REDIRECT_TO_INTRANET, TROUBLES
 from curation.fetch.addresses import IPAddress, blocked_reason
 from curation.fetch.config import FetchConfig
-from curation.fetch.connection import Guard, system_resolver, tls_context
+from curation.fetch.connection import Guard, tls_context
+from curation.fetch.resolution import system_resolver
 
 Fetch = Callable[..., Any]
 IMAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage"

@@ -15,9 +15,10 @@ from curation.demo.server import TroubleServer
 from curation.demo.troubles import RETRIES, TROUBLES, Trouble
 from curation.fetch.config import USER_AGENT, FetchConfig
 from curation.fetch.failure import FetchError
-from curation.fetch.handlers import redirect_target, retry_after_s
+from curation.fetch.hops import redirect_target
 from curation.fetch.log import FetchLog
-from curation.fetch.opener import SafeOpener, backoff_s, installed
+from curation.fetch.opener import SafeOpener, installed
+from curation.fetch.web import open_web
 
 BY_NAME = {trouble.name: trouble for trouble in TROUBLES}
 # Those whose code the image probe finds, not the opener.
@@ -32,7 +33,7 @@ def test_each_trouble_has_its_code_and_its_number_of_attempts(
     before = server.count(trouble.path)
     is_slow = trouble.code is FailureCode.DEADLINE_EXCEEDED
     config = replace(config, deadline_s=0.4 if is_slow else 5)
-    body, facts = fetch(server.trouble_url(trouble), config)
+    body, facts = fetch(server.trouble_url(trouble), replace(config, respect_robots_txt=True))
     expected = None if trouble.code in PROBED else trouble.code
     assert facts.code is expected
     assert (body is None) == (expected is not None)
@@ -66,7 +67,7 @@ def test_requests_say_who_asks_and_accept_no_compression(
 def test_headers_of_the_callers_request_are_replaced(
     server: TroubleServer, config: FetchConfig
 ) -> None:
-    opener = SafeOpener(config, FetchLog())
+    opener = SafeOpener(config, FetchLog(), open_web(config))
     request = urllib.request.Request(
         server.url("/replaced"), headers={"User-Agent": "Firefox", "Cookie": "a=b"}
     )
@@ -127,6 +128,24 @@ def test_retries_stop_at_the_deadline(
     assert 2 <= facts.attempts <= 3
 
 
+def test_a_wait_beyond_the_deadline_is_not_begun(
+    server: TroubleServer, config: FetchConfig, fetch: Fetch
+) -> None:
+    begin = time.monotonic()
+    _, facts = fetch(server.trouble_url(BY_NAME["rate_limited"]), config)
+    assert time.monotonic() - begin < 2
+    assert (facts.code, facts.attempts) == (FailureCode.HTTP_429, 1)
+    assert facts.detail == "HTTP status 429; asks to wait 3600 s and 5 s are left"
+
+
+def test_a_server_that_changes_its_answer_has_its_last_one_counted(
+    server: TroubleServer, config: FetchConfig, fetch: Fetch
+) -> None:
+    _, facts = fetch(server.trouble_url(BY_NAME["changing"]), config)
+    assert (facts.code, facts.http_status, facts.attempts) == (FailureCode.HTTP_410, 410, 2)
+    assert facts.detail == "HTTP status 410"
+
+
 def test_no_retries_means_one_attempt(
     server: TroubleServer, config: FetchConfig, fetch: Fetch
 ) -> None:
@@ -145,6 +164,47 @@ def test_opt_out_is_honoured_before_the_body_is_read(
     assert facts.detail == "X-Robots-Tag: noimageai"
     assert (facts.http_status, facts.attempts) == (200, 1)
     assert time.monotonic() - begin < 2  # reading the body would have taken the whole deadline
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "rule"),
+    [
+        (b"X-Robots-Tag: noai", FailureCode.OPTOUT_X_ROBOTS, "X-Robots-Tag: noai"),
+        (
+            b"Content-Usage: search=y\r\nContent-Usage: train-ai=n",
+            FailureCode.OPTOUT_CONTENT_USAGE,
+            "Content-Usage: train-ai=n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("status", [b"200 OK", b"302 Found\r\nLocation: /b"])
+def test_the_rule_of_a_header_is_noted_on_redirects_too(
+    config: FetchConfig,
+    fetch: Fetch,
+    serve: Callable[..., int],
+    status: bytes,
+    line: bytes,
+    code: FailureCode,
+    rule: str,
+) -> None:
+    port = serve(b"HTTP/1.1 " + status + b"\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n")
+    _, facts = fetch(f"http://127.0.0.1:{port}/a.jpg", config)
+    assert (facts.code, facts.optout_rule, facts.attempts) == (code, rule, 1)
+    assert facts.http_status == int(status[:3])
+
+
+def test_only_refusals_note_a_rule(
+    server: TroubleServer, config: FetchConfig, fetch: Fetch
+) -> None:
+    assert fetch(server.url("/trouble/image.jpg"), config)[1].optout_rule is None
+    assert fetch(server.trouble_url(BY_NAME["not_found"]), config)[1].optout_rule is None
+
+
+def test_categories_of_content_usage_can_be_chosen(
+    server: TroubleServer, config: FetchConfig, fetch: Fetch
+) -> None:
+    url = server.trouble_url(BY_NAME["optout_content_usage"])
+    assert fetch(url, replace(config, usage_categories=("ai",)))[0] == server.picture
 
 
 def test_opt_out_scoped_to_our_name_is_honoured(
@@ -248,7 +308,7 @@ def test_urlopen_goes_through_an_installed_opener(
     log = FetchLog()
     url = server.url("/trouble/image.jpg")
     with (
-        installed(SafeOpener(config, log)),
+        installed(SafeOpener(config, log, open_web(config))),
         urllib.request.urlopen(url, timeout=1) as response,
     ):
         assert response.read() == server.picture
@@ -260,7 +320,10 @@ def test_the_former_opener_comes_back_whatever_happens(config: FetchConfig) -> N
     former = urllib.request.build_opener()
     urllib.request.install_opener(former)
     try:
-        with pytest.raises(ZeroDivisionError), installed(SafeOpener(config, FetchLog())):
+        with (
+            pytest.raises(ZeroDivisionError),
+            installed(SafeOpener(config, FetchLog(), open_web(config))),
+        ):
             raise ZeroDivisionError
         assert vars(urllib.request)["_opener"] is former
     finally:
@@ -283,32 +346,6 @@ def test_redirect_target_is_canonical(location: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("120", 120),
-        (" 5 ", 5),
-        ("Fri, 02 Jan 2026 00:01:00 GMT", 60),
-        ("Thu, 01 Jan 2026 00:00:00 GMT", 0),
-        ("soon", None),
-        ("-5", None),
-    ],
-)
-def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float | None) -> None:
-    assert retry_after_s(value, datetime(2026, 1, 2, tzinfo=UTC)) == seconds
-
-
-def test_pauses_double_with_a_jitter_that_can_be_repeated() -> None:
-    for attempt in (1, 2, 3):
-        pauses = [backoff_s(f"http://h/{i}", attempt, 0.5) for i in range(200)]
-        base = 0.5 * 2 ** (attempt - 1)
-        assert all(base / 2 <= pause < base for pause in pauses)
-        assert max(pauses) - min(pauses) > base / 3
-    assert backoff_s("http://h/1", 1, 0.5) == backoff_s("http://h/1", 1, 0.5)
-    assert backoff_s("http://h/1", 20, 60.0) <= 30
-
-
-@pytest.mark.parametrize(
     "settings",
     [
         {"threads": 0},
@@ -316,13 +353,28 @@ def test_pauses_double_with_a_jitter_that_can_be_repeated() -> None:
         {"deadline_s": float("nan")},
         {"max_bytes": 0},
         {"retries": -1},
+        {"host_connections": 0},
+        {"host_requests_per_s": 0},
+        {"dns_ttl_s": -1},
+        {"min_bytes_per_s": -1},
+        {"slow_after_s": -1},
         {"retries": 21},
         {"max_redirects": -1},
-        {"hash_policy": "flag"},
+        {"hash_policy": "shred"},
         {"user_agent": ""},
         {"user_agent": "a\r\nb"},
+        {"user_agent": " /1"},
+        {"user_agent": "b\u00f6t/1"},
     ],
 )
 def test_a_configuration_out_of_range_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):
         FetchConfig(**settings)
+
+
+def test_settings_of_the_machine_do_not_count_for_results() -> None:
+    ours = FetchConfig(
+        threads=3, host_connections=1, host_requests_per_s=2.0, keep_alive=False, dns_ttl_s=1.0
+    )
+    assert ours.for_results == FetchConfig()
+    assert replace(ours, respect_robots_txt=False).for_results != FetchConfig()

@@ -5,9 +5,12 @@ import io
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tarfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -76,7 +79,7 @@ def test_every_trouble_and_every_bad_row_ends_in_one_row(
     urls = [gallery.trouble_url(trouble) for trouble in TROUBLES]
     duplicate = gallery.trouble_url(TROUBLES[0]) + "#again"
     layout = planned(tmp_path, [*urls, *(bad.url for bad in BAD_ROWS), duplicate])
-    rows = fetched(layout, replace(config, deadline_s=2.5))
+    rows = fetched(layout, replace(config, deadline_s=2.5, respect_robots_txt=True))
     expected = [
         *((None if t.needs_decoding else t.code, t.attempts) for t in TROUBLES),
         *((bad.code, 0) for bad in BAD_ROWS),
@@ -137,6 +140,7 @@ def test_exif_orientation_turns_the_frame(
     assert row["exif_orientation"] == 6
     assert (row["width"], row["height"]) == (160, 120)
     assert (row["stored_width"], row["stored_height"]) == (120, 160)
+    assert (row["received_width"], row["received_height"]) == (160, 120)
 
 
 def test_two_runs_with_other_threads_give_the_same_bytes_and_rows(
@@ -176,6 +180,8 @@ def test_receipt_matches_what_was_written(
         assert is_done(layout, "fetch", SHARD, stage.config_sha256)
     assert receipt == read_receipt(layout, "fetch", SHARD)
     assert receipt.rows == 5
+    assert receipt.worker == f"{socket.gethostname()}:{os.getpid()}"
+    assert 0 <= time.time() - receipt.started_at < 60
     assert receipt.counts == {"ok": 3, "failed": 2, "url_missing": 1, "url_relative": 1}
     assert set(receipt.outputs) == {"images/000000.tar", "fetch/000000.parquet"}
     assert receipt.outputs["images/000000.tar"].sha256 == sha256_file(layout.images(SHARD))
@@ -197,9 +203,17 @@ def test_running_again_gives_the_same_files(
     assert canonical_json_lines(read_manifest(layout.fetch(SHARD))) == rows
 
 
-@pytest.mark.parametrize(("policy", "is_kept"), [("drop", False), ("keep", True)])
+@pytest.mark.parametrize(
+    ("policy", "is_kept", "flags"),
+    [("drop", False, None), ("flag", True, ["sha256_mismatch"]), ("keep", True, None)],
+)
 def test_both_hashes_stay_on_a_mismatch(
-    tmp_path: Path, gallery: TroubleServer, config: FetchConfig, policy: Any, is_kept: bool
+    tmp_path: Path,
+    gallery: TroubleServer,
+    config: FetchConfig,
+    policy: Any,
+    is_kept: bool,
+    flags: list[str] | None,
 ) -> None:
     path, file = next(iter(PICTURES.items()))
     found, wrong = hashlib.sha256(file.data).hexdigest(), "0" * 64
@@ -207,8 +221,10 @@ def test_both_hashes_stay_on_a_mismatch(
     expected = [wrong, hashlib.sha256(PICTURES["/p/1.jpg"].data).hexdigest()]
     layout = planned(tmp_path, urls, sha256=expected)
     row, matching = fetched(layout, replace(config, hash_policy=policy))
-    assert (row["sha256"], row["sha256_expected"]) == (found, wrong)
-    assert matching["status"] == "ok"
+    assert (row["sha256"], row["sha256_received"], row["sha256_expected"]) == (found, found, wrong)
+    assert row["flags"] == flags
+    assert (matching["status"], matching["flags"]) == ("ok", None)
+    assert matching["sha256_received"] == matching["sha256_expected"]
     with tarfile.open(layout.images(SHARD)) as tar:
         assert len(tar.getnames()) == 1 + is_kept
     if is_kept:
@@ -218,6 +234,61 @@ def test_both_hashes_stay_on_a_mismatch(
         assert (row["status"], row["stage"]) == ("filtered", "fetch")
         assert row["failure_code"] == "sha256_mismatch"
         assert (row["shard"], row["offset"], row["length"]) == (None, None, None)
+
+
+def test_bytes_that_are_no_image_leave_their_hash(
+    tmp_path: Path, gallery: TroubleServer, config: FetchConfig
+) -> None:
+    layout = planned(tmp_path, [gallery.url("/trouble/html.jpg"), gallery.url("/none.jpg")])
+    page, missing = fetched(layout, config)
+    assert page["failure_code"] == "not_an_image"
+    with urllib.request.urlopen(gallery.url("/trouble/html.jpg")) as response:
+        assert page["sha256_received"] == hashlib.sha256(response.read()).hexdigest()
+    assert page["sha256"] is None
+    assert missing["sha256_received"] is None
+
+
+def test_the_rule_that_refused_a_row_is_kept(
+    tmp_path: Path, gallery: TroubleServer, config: FetchConfig
+) -> None:
+    (trouble,) = (one for one in TROUBLES if one.name == "optout_noai")
+    layout = planned(tmp_path, [gallery.trouble_url(trouble), gallery.url("/p/1.jpg")])
+    refused, ok = fetched(layout, config)
+    assert "noai" in refused["optout_rule"]
+    assert ok["optout_rule"] is None
+
+
+def test_a_cap_of_the_side_stores_frames_and_keeps_what_came(
+    tmp_path: Path, gallery: TroubleServer, config: FetchConfig
+) -> None:
+    paths = ["/p/11.jpg", "/p/1.jpg", "/trouble/exif-rotated.jpg"]
+    layout = planned(tmp_path, [gallery.url(path) for path in paths])
+    large, small, turned = fetched(layout, replace(config, max_side=70))
+    data = PICTURES["/p/11.jpg"].data
+    tar = layout.images(SHARD).read_bytes()
+    stored = tar[large["offset"] : large["offset"] + large["length"]]
+    assert (large["width"], large["height"]) == (70, 45)
+    assert (large["received_width"], large["received_height"]) == (75, 48)
+    assert large["sha256_received"] == hashlib.sha256(data).hexdigest()
+    assert large["sha256"] == hashlib.sha256(stored).hexdigest() != large["sha256_received"]
+    assert (large["format"], large["bytes"], large["exif_orientation"]) == ("jpeg", len(stored), 0)
+    assert probe(stored).width == 70
+    assert (small["width"], small["sha256"]) == (65, small["sha256_received"])
+    assert (turned["width"], turned["height"], turned["exif_orientation"]) == (70, 52, 0)
+    assert (turned["received_width"], turned["received_height"]) == (160, 120)
+    with tarfile.open(layout.images(SHARD)) as archive:
+        assert archive.getnames() == [f"{row['image_id']}.jpg" for row in (large, small, turned)]
+    assert validate(read_manifest(layout.fetch(SHARD))) == []
+
+
+def test_the_expected_hash_is_that_of_the_bytes_before_they_are_encoded_again(
+    tmp_path: Path, gallery: TroubleServer, config: FetchConfig
+) -> None:
+    expected = hashlib.sha256(PICTURES["/p/11.jpg"].data).hexdigest()
+    layout = planned(tmp_path, [gallery.url("/p/11.jpg")], sha256=[expected])
+    (row,) = fetched(layout, replace(config, max_side=32))
+    assert (row["status"], row["sha256_received"]) == ("ok", expected)
+    assert row["sha256"] != expected
 
 
 def test_a_row_that_img2dataset_loses_becomes_a_failed_row(
