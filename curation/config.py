@@ -25,7 +25,7 @@ from annotations_schema.storage import AnyPath
 from curation.annotate.config import AnnotateConfig
 from curation.fetch.config import MACHINE_SETTINGS as FETCH_MACHINE_SETTINGS
 from curation.fetch.config import FetchConfig
-from curation.plan import PlanConfig
+from curation.plan.plan import PlanConfig
 
 MACHINE_SETTINGS = frozenset(
     {

@@ -28,13 +28,13 @@ from curation.config import (
     write_config,
 )
 from curation.fetch.stage import FetchStage
-from curation.fetched import finished_receipt
 from curation.lock import exclusive
 from curation.machine import MachineConfig, events
-from curation.plan import PlanIdentity, plan
-from curation.retry import finish_planning
+from curation.passes.fetched import finished_receipt
+from curation.passes.retry import finish_planning
+from curation.plan.plan import PlanIdentity, plan
 from curation.runtime.stage import DISTRIBUTION, EventKind, ShardEvent, Stage
-from curation.tombstones import refuse_unfinished
+from curation.tombstone.tombstones import refuse_unfinished
 
 Listener = Callable[[ShardEvent], None]
 

@@ -15,7 +15,7 @@ from annotations_schema.codes import FailureCode, Status
 from annotations_schema.layout import STAGES, DatasetLayout, Receipt, read_receipt
 from annotations_schema.storage import ask_many
 from curation.config import DatasetConfig, require_config
-from curation.fetched import fetched_counts, is_finished
+from curation.passes.fetched import fetched_counts, is_finished
 
 _STATUSES = tuple(status.value for status in Status)
 # Receipts count the milliseconds of a stage's parts under names that end so.

@@ -37,7 +37,7 @@ from curation.annotate.image_reader import ImageReader
 from curation.annotate.looking import Loaded, Row, annotate_images
 from curation.annotate.protocols import Provider
 from curation.annotate.tally import Tally
-from curation.fetched import fetch_inputs, fetched_rows
+from curation.passes.fetched import fetch_inputs, fetched_rows
 
 _DISTRIBUTION = "open-insighttok"
 

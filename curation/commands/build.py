@@ -20,7 +20,7 @@ from curation.commands.output import EXIT_DONE, EXIT_OFF, print_json, say
 from curation.config import DatasetConfig, require_config
 from curation.machine import MachineConfig, check_cluster
 from curation.options import DatasetOptions, OutputOptions, WorkerOptions
-from curation.retry import RetryPlan, outcomes, plan_retry, retry_codes
+from curation.passes.retry import RetryPlan, outcomes, plan_retry, retry_codes
 from curation.run import (
     RunSummary,
     existing_dataset,

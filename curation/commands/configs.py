@@ -16,7 +16,7 @@ from curation.config import CurateConfig
 from curation.fetch.config import FetchConfig
 from curation.machine import MachineConfig, Runner
 from curation.options import AnnotationOptions, DatasetOptions, RunnerOptions, WorkerOptions
-from curation.plan import PlanConfig
+from curation.plan.plan import PlanConfig
 
 ConfigT = TypeVar("ConfigT")
 

@@ -28,7 +28,7 @@ def show_status(command: cli.Status) -> int:
 
 def verify(command: cli.Verify) -> int:
     """`insight-curate verify`."""
-    from curation import verify as verification
+    from curation.verify import verify as verification
 
     layout = DatasetLayout(location(command.root), command.annotation_set)
     with tqdm(unit=" shards", desc="verify", disable=not sys.stderr.isatty()) as bar:
@@ -51,8 +51,8 @@ def verify(command: cli.Verify) -> int:
 
 def report(command: cli.Report) -> int:
     """`insight-curate report`."""
-    from curation.integrity import IntegrityConfig
-    from curation.report import ReportConfig, write_report
+    from curation.report.integrity import IntegrityConfig
+    from curation.report.report import ReportConfig, write_report
 
     evidence = IntegrityConfig(
         phash_column=command.phash_col,
@@ -73,9 +73,9 @@ def report(command: cli.Report) -> int:
 def doctor(command: cli.Doctor) -> int:
     """`insight-curate doctor`."""
     from curation.annotate.protocols import Provider
-    from curation.doctor import Verdict, check_machine
-    from curation.doctor_detectors import check_detector
-    from curation.doctor_network import check_resolver, check_store, hosts_of
+    from curation.doctor.detectors import check_detector
+    from curation.doctor.doctor import Verdict, check_machine
+    from curation.doctor.network import check_resolver, check_store, hosts_of
 
     layout = DatasetLayout(location(command.root))
     root = layout.root

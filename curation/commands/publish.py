@@ -14,8 +14,8 @@ from curation.options import OutputOptions
 
 def select(command: cli.Select) -> int:
     """`insight-curate select`."""
-    from curation import select as selection
-    from curation.select_query import Question
+    from curation.select import select as selection
+    from curation.select.query import Question
 
     if command.check:
         return _check(selection.lock_path(location(command.out)), command.output)
@@ -56,7 +56,7 @@ def select(command: cli.Select) -> int:
 
 
 def _check(lock: AnyPath, output: OutputOptions) -> int:
-    from curation.select import check_lock
+    from curation.select.select import check_lock
 
     problems = check_lock(lock)
     for problem in problems:
@@ -69,7 +69,7 @@ def _check(lock: AnyPath, output: OutputOptions) -> int:
 
 def tombstone(command: cli.Tombstone) -> int:
     """`insight-curate tombstone`."""
-    from curation import tombstone as removal
+    from curation.tombstone import tombstone as removal
 
     layout = DatasetLayout(location(command.root))
     if (command.ids is None) is not command.resume:

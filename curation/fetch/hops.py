@@ -15,7 +15,7 @@ from curation.fetch.deadline import Deadline
 from curation.fetch.failure import FetchError, as_fetch_error
 from curation.fetch.network import Answer, Network
 from curation.fetch.retry import retry_after_s
-from curation.urls import UrlError, canonical_url
+from curation.plan.urls import UrlError, canonical_url
 
 MAX_REQUEST_URL_BYTES = 16_384
 """Longest URL that is requested, in canonical form; a plan's own limit is lower."""

@@ -1,7 +1,7 @@
 """What images look like that a hash mismatch keeps out of the dataset.
 
 They are not stored, so nobody can look at them later; their perceptual hash is what tells a
-re-encoded image from another one (`curation.integrity`).
+re-encoded image from another one (`curation.report.integrity`).
 """
 
 from __future__ import annotations

@@ -48,11 +48,11 @@ from curation.fetch.passthrough import Passthrough, Spool, Spooled, SpoolWriter
 from curation.fetch.rows import Row, count_rows, reconcile
 from curation.fetch.tar import Member, member_name, write_tar
 from curation.fetch.web import Web, open_web
-from curation.fetched import REQUEUED_ROWS
-from curation.passes import requeue
+from curation.passes.fetched import REQUEUED_ROWS
+from curation.passes.passes import requeue
+from curation.plan.urls import canonical_url
 from curation.runtime.stage import worker_name
-from curation.tombstones import tombstoned, tombstoned_ids
-from curation.urls import canonical_url
+from curation.tombstone.tombstones import tombstoned, tombstoned_ids
 
 _DISTRIBUTION = "open-insighttok"
 _IMG2DATASET = "img2dataset"

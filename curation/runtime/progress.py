@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from annotations_schema.codes import Status
-from curation.fetched import REQUEUED_ROWS
+from curation.passes.fetched import REQUEUED_ROWS
 from curation.runtime.stage import EventKind, ShardEvent
 
 LINE_EVERY_S = 15.0

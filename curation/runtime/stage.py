@@ -28,7 +28,7 @@ from annotations_schema.layout import (
     write_receipt,
 )
 from annotations_schema.storage import ask_many
-from curation.fetched import finished_receipt
+from curation.passes.fetched import finished_receipt
 
 DISTRIBUTION = "open-insighttok"
 MAX_ATTEMPTS = 3

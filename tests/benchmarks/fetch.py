@@ -24,7 +24,7 @@ from curation.fetch.log import FetchLog
 from curation.fetch.opener import SafeOpener
 from curation.fetch.stage import FetchStage
 from curation.fetch.web import Web, address_rule
-from curation.plan import PlanConfig, plan
+from curation.plan.plan import PlanConfig, plan
 from tests.benchmarks.image_server import serving
 from tests.benchmarks.photos import photos
 from tests.benchmarks.timing import Timing, interleaved, ratio, show

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotations_schema.layout import DatasetLayout
-from curation.plan import PlanConfig, plan
+from curation.plan.plan import PlanConfig, plan
 
 NUM_ROWS = 1_000_000
 _ROW_GROUP = 1_000_000

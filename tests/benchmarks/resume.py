@@ -23,7 +23,7 @@ from curation.demo.server import ServedFile, TroubleServer
 from curation.fetch import stage as fetch_module
 from curation.fetch.config import FetchConfig
 from curation.fetch.stage import FetchStage
-from curation.plan import PlanConfig, plan
+from curation.plan.plan import PlanConfig, plan
 from curation.runtime.stage import Stage
 from tests.benchmarks.photos import photos
 from tests.benchmarks.timing import interleaved, show

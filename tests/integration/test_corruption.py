@@ -20,8 +20,8 @@ from annotations_schema.layout import DatasetLayout, output_files, read_receipt,
 from annotations_schema.manifest import read_manifest
 from curation.cli import main
 from curation.demo.server import ServedFile, TroubleServer
-from curation.findings import Finding
-from curation.verify import verify
+from curation.verify.findings import Finding
+from curation.verify.verify import verify
 
 FIRST, SECOND, FURTHER = "000000", "000001", "000001.1"
 SET = "faceless"

@@ -37,7 +37,7 @@ from annotations_schema.layout import STAGES, DatasetLayout, read_receipt, sha25
 from annotations_schema.manifest import canonical_json_lines, read_manifest
 from curation.cli import main
 from curation.demo.server import ServedFile, TroubleServer
-from curation.verify import verify
+from curation.verify.verify import verify
 
 CLI = str(Path(sysconfig.get_path("scripts")) / "insight-curate")
 SETTINGS = (

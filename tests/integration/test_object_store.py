@@ -26,7 +26,7 @@ from annotations_schema.layout import (
 from annotations_schema.manifest import read_manifest
 from curation.cli import main
 from curation.demo.server import ServedFile, TroubleServer
-from curation.fetched import fetch_inputs
+from curation.passes.fetched import fetch_inputs
 from curation.runtime.ray_runtime import cluster, run_ray
 from tests.fetched_datasets import write_pass
 

@@ -24,7 +24,7 @@ from annotations_schema.layout import (
     read_receipt,
     write_receipt,
 )
-from curation.fetched import fetch_inputs
+from curation.passes.fetched import fetch_inputs
 from curation.runtime.ray_runtime import available_cpus, available_gpus, cluster, run_ray
 from curation.runtime.stage import MAX_ATTEMPTS, EventKind, ShardEvent
 

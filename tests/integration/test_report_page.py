@@ -26,8 +26,8 @@ from annotations_schema.provenance import Provenance
 from annotations_schema.regions import FaceRegions, TextRegions
 from curation.annotate.config import AnnotateConfig
 from curation.config import CurateConfig
-from curation.plan import PlanConfig
-from curation.report import ReportConfig, Written, write_report
+from curation.plan.plan import PlanConfig
+from curation.report.report import ReportConfig, Written, write_report
 from curation.run import plan_dataset
 
 NUM_ROWS = 100_000

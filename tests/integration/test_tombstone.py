@@ -28,10 +28,10 @@ from annotations_schema.codes import Status
 from annotations_schema.layout import DatasetLayout
 from annotations_schema.manifest import canonical_json_lines, read_manifest
 from curation.cli import main
-from curation.fetched import fetched_counts
+from curation.passes.fetched import fetched_counts
 from curation.status import status
-from curation.tombstones import tombstoned_ids, unfinished
-from curation.verify import verify
+from curation.tombstone.tombstones import tombstoned_ids, unfinished
+from curation.verify.verify import verify
 from training.data.manifest import ManifestDataset
 
 SETTINGS = ("--allow-private-network", "--text-detector", "none", "--shard-size", "3")

@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from annotations_schema.layout import DatasetLayout
-from curation.duplicates import Duplicates
-from curation.plan import PlanConfig, plan
-from curation.planned_rows import judge_urls
-from curation.urls import (
+from curation.plan.duplicates import Duplicates
+from curation.plan.plan import PlanConfig, plan
+from curation.plan.planned_rows import judge_urls
+from curation.plan.urls import (
     PLAIN_URL,
     UrlError,
     canonical_url,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from curation.fetch.addresses import blocked_reason
 from curation.fetch.failure import printable
-from curation.urls import UrlError, canonical_url
+from curation.plan.urls import UrlError, canonical_url
 
 LIMIT = 4096
 LAW = settings(deadline=None)

@@ -26,8 +26,8 @@ from annotations_schema.provenance import DetectorRecord, Provenance
 from annotations_schema.regions import FaceRegions, TextRegions
 from curation.annotate.config import AnnotateConfig
 from curation.config import CurateConfig, DatasetConfig
-from curation.fetched import fetch_inputs
-from curation.plan import PlanConfig
+from curation.passes.fetched import fetch_inputs
+from curation.plan.plan import PlanConfig
 from curation.run import plan_dataset
 
 HOSTILE_CAPTION = (

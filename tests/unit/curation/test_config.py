@@ -23,7 +23,7 @@ from curation.config import (
     write_config,
 )
 from curation.fetch.config import FetchConfig
-from curation.plan import PlanConfig
+from curation.plan.plan import PlanConfig
 
 
 def a_config(**changes: Any) -> DatasetConfig:

@@ -20,7 +20,7 @@ from curation.demo.listing import ListRow, image_rows, served_files, trouble_row
 from curation.demo.outcome import read_outcome
 from curation.demo.server import TroubleServer
 from curation.demo.troubles import BAD_ROWS, TROUBLES
-from curation.plan import PlanConfig, plan
+from curation.plan.plan import PlanConfig, plan
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from annotations_schema.layout import (
     read_receipt,
     write_receipt,
 )
-from curation.fetched import fetch_inputs
+from curation.passes.fetched import fetch_inputs
 from curation.runtime.local import run_local
 from curation.runtime.progress import Progress, duration
 from curation.runtime.stage import MAX_ATTEMPTS, EventKind, ShardEvent, one_line

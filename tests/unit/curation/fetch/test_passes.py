@@ -19,9 +19,9 @@ from annotations_schema.validation import validate
 from curation.demo.pictures import plain_jpeg
 from curation.fetch.config import FetchConfig
 from curation.fetch.stage import FetchStage
-from curation.fetched import REPLACES, fetched_counts, fetched_rows
-from curation.passes import MAX_REQUEUES
-from curation.plan import PlanConfig, plan
+from curation.passes.fetched import REPLACES, fetched_counts, fetched_rows
+from curation.passes.passes import MAX_REQUEUES
+from curation.plan.plan import PlanConfig, plan
 from curation.runtime.local import run_local
 from curation.runtime.progress import Progress
 from curation.runtime.stage import EventKind

@@ -33,7 +33,7 @@ from curation.demo.troubles import BAD_ROWS, TROUBLES
 from curation.fetch import passthrough
 from curation.fetch.config import FetchConfig
 from curation.fetch.stage import DownloaderError, FetchStage, import_downloader
-from curation.plan import PlanConfig, plan
+from curation.plan.plan import PlanConfig, plan
 
 SHARD = "000000"
 PICTURES = {f"/p/{i}.jpg": ServedFile(plain_jpeg(64 + i, 48)) for i in range(12)}

@@ -11,7 +11,7 @@ from curation.demo.pictures import plain_jpeg
 from curation.demo.server import ServedFile, TroubleServer
 from curation.fetch.config import FetchConfig
 from curation.fetch.stage import FetchStage
-from curation.plan import PlanConfig, plan
+from curation.plan.plan import PlanConfig, plan
 
 FILES = {f"/{i}.jpg": ServedFile(plain_jpeg(64 + i, 48)) for i in range(4)}
 
