@@ -31,11 +31,12 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from annotations_schema.errors import ManifestError, UsageError
+from annotations_schema.listing import Listing
 from annotations_schema.seal import SEAL, json_text, sealed
 from annotations_schema.storage import AnyPath, RemotePath, ask_many, location
 
@@ -55,6 +56,8 @@ class DatasetLayout:
     root: AnyPath
     annotation_set: str = DEFAULT_SET
     """Whose manifests and annotate receipts are meant."""
+    listing: Listing | None = field(default=None, compare=False, repr=False)
+    """What is known of the files already; see `as_found`."""
 
     def __post_init__(self) -> None:
         if not _SET_NAME.fullmatch(self.annotation_set):
@@ -96,6 +99,22 @@ class DatasetLayout:
         folder = f"{stage}.{self.annotation_set}" if is_of_set else stage
         return self.root / "receipts" / folder / f"{shard}.json"
 
+    def as_found(self) -> DatasetLayout:
+        """The same dataset for looking at many shards at rest: as its files are found once.
+
+        What appears or goes later is not seen; see annotations_schema.listing.
+        """
+        return replace(self, listing=Listing())
+
+    def size(self, path: AnyPath) -> int | None:
+        """Bytes of a file of the dataset, or None where there is none."""
+        if self.listing is not None:
+            return self.listing.size(path)
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
+
     @property
     def tombstones(self) -> AnyPath:
         """The image_ids that were removed for good; absent where none was."""
@@ -108,14 +127,16 @@ class DatasetLayout:
     def manifests(self) -> list[AnyPath]:
         """Manifests that are published, in order: their annotate receipt stands and gives them."""
 
-        def published(shard: str) -> AnyPath | None:
-            receipt = read_receipt(self, "annotate", shard)
-            path = self.annotations(shard)
-            is_there = receipt is not None and receipt.set_aside is None and path.exists()
-            return path if is_there else None
+        found = self.as_found()
 
-        found = ask_many(self.root, published, self._shards_with_receipt("annotate"))
-        return [path for path in found if path is not None]
+        def published(shard: str) -> AnyPath | None:
+            receipt = read_receipt(found, "annotate", shard)
+            path = found.annotations(shard)
+            is_there = receipt is not None and receipt.set_aside is None
+            return path if is_there and found.size(path) is not None else None
+
+        paths = ask_many(self.root, published, self._shards_with_receipt("annotate"))
+        return [path for path in paths if path is not None]
 
     def planned_passes(self, shard: str) -> list[str]:
         """The passes of fetch that a planned shard has, the first one first, done or not.
@@ -124,8 +145,12 @@ class DatasetLayout:
         `000123.1`, `000123.2`, ...: each pass has its own plan, tar, fetch table and receipt, and
         touches nothing of the others. A later pass replaces the rows it holds.
         """
+
+        def is_planned(name: str) -> bool:
+            return self.size(self.receipt("plan", name)) is not None
+
         names = (pass_name(shard, number) for number in itertools.count())
-        return list(itertools.takewhile(lambda one: self.receipt("plan", one).exists(), names))
+        return list(itertools.takewhile(is_planned, names))
 
     def fetch_passes(self, shard: str) -> list[str]:
         """The passes of fetch that are done with a planned shard, the first one first."""
@@ -222,12 +247,14 @@ class Receipt:
     """Why the shard was given up, or None. A shard set aside has no outputs."""
 
 
+def output_file(path: AnyPath) -> OutputFile:
+    """Size and sha256 of a file. Of one in a store it costs reading it back."""
+    return OutputFile(bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
 def output_files(layout: DatasetLayout, paths: Iterable[AnyPath]) -> dict[str, OutputFile]:
-    """Size and sha256 of each path, keyed by its path relative to the root."""
-    return {
-        layout.relative(path): OutputFile(bytes=path.stat().st_size, sha256=sha256_file(path))
-        for path in paths
-    }
+    """`output_file` of each published path, keyed by its path relative to the root."""
+    return {layout.relative(path): output_file(path) for path in paths}
 
 
 def write_receipt(layout: DatasetLayout, receipt: Receipt) -> None:
@@ -243,7 +270,8 @@ def read_receipt(layout: DatasetLayout, stage: str, shard: str) -> Receipt | Non
     """
     path = layout.receipt(stage, shard)
     try:
-        fields = json.loads(path.read_text())
+        text = path.read_text() if layout.listing is None else layout.listing.read_text(path)
+        fields = json.loads(text)
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -275,7 +303,7 @@ def holds(layout: DatasetLayout, receipt: Receipt, config_sha256: str) -> bool:
     if receipt.set_aside is not None or receipt.config_sha256 != config_sha256:
         return False
     return all(
-        _size_or_none(layout.root / name) == file.bytes for name, file in receipt.outputs.items()
+        layout.size(layout.root / name) == file.bytes for name, file in receipt.outputs.items()
     )
 
 
@@ -328,10 +356,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _size_or_none(path: AnyPath) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from annotations_schema.columns import INPUT_PREFIX, MANIFEST_SCHEMA
 from annotations_schema.errors import ManifestError
-from annotations_schema.layout import atomic_write
+from annotations_schema.layout import OutputFile, atomic_write, output_file
 from annotations_schema.provenance import FOOTER_KEY, Provenance, provenance_of
 from annotations_schema.region_columns import face_column, text_column
 from annotations_schema.regions import FaceRegions, TextRegions
@@ -81,8 +81,11 @@ def text_heights_px(text: TextRegions) -> NDArray[np.float32]:
     return heights
 
 
-def write_manifest(path: AnyPath, table: pa.Table, provenance: Provenance) -> None:
+def write_manifest(path: AnyPath, table: pa.Table, provenance: Provenance) -> OutputFile:
     """Validate a table and publish it atomically with its provenance in the footer.
+
+    Returns:
+        What was published, for a receipt.
 
     Raises:
         ManifestError: the table breaks the specification; the first problems are named.
@@ -93,14 +96,13 @@ def write_manifest(path: AnyPath, table: pa.Table, provenance: Provenance) -> No
         raise ManifestError(f"{path}: {len(problems)} problems, first: {first}")
     metadata = {**(table.schema.metadata or {}), FOOTER_KEY: provenance.to_json().encode()}
     described = table.replace_schema_metadata(metadata)
-    with (
-        atomic_write(path) as temporary,
-        pq.ParquetWriter(
+    with atomic_write(path) as temporary:
+        with pq.ParquetWriter(
             str(temporary), described.schema, compression="zstd", write_page_index=True
-        ) as writer,
-    ):
-        for group in row_groups(described):
-            writer.write_table(group, row_group_size=MAX_ROW_GROUP_ROWS)
+        ) as writer:
+            for group in row_groups(described):
+                writer.write_table(group, row_group_size=MAX_ROW_GROUP_ROWS)
+        return output_file(temporary)
 
 
 def row_groups(table: pa.Table) -> Iterator[pa.Table]:

@@ -93,7 +93,7 @@ def events(
         curate: says what a worker of each stage needs, and how long fetch may take.
 
     Raises:
-        UsageError: no Ray cluster at the address, or none with the GPUs that are asked for.
+        UsageError: no Ray cluster at the address, or none with the CPUs or GPUs of a worker.
     """
     if machine.runner is Runner.LOCAL or not _has_work(stages, shards, layout):
         yield from run_local(stages, shards, layout)
@@ -103,6 +103,7 @@ def events(
     threads = curate.annotate.threads
     num_cpus = None if machine.workers is None else machine.workers * threads
     with ray_runtime.cluster(_ray_address(machine), num_cpus=num_cpus):
+        _check_room(stages, threads, ray_runtime.largest_node_cpus())
         available = ray_runtime.available_gpus()
         gpus = _gpus_per_worker(stages, curate.annotate, machine, available)
         room = int(available / gpus) if gpus else ray_runtime.available_cpus() // threads
@@ -123,6 +124,15 @@ def events(
 def _has_work(stages: Sequence[Stage], shards: Sequence[str], layout: DatasetLayout) -> bool:
     """Whether a cluster is worth its start: a finished dataset needs none."""
     return any(step.index < len(stages) for step, _ in first_steps(layout, stages, shards))
+
+
+def _check_room(stages: Sequence[Stage], threads: int, largest: int) -> None:
+    """Ray waits for ever, without a word, for a node that has the CPUs of a worker."""
+    if largest < threads and any(stage.name == "annotate" for stage in stages):
+        raise UsageError(
+            f"an annotate worker claims --threads {threads} CPUs, and the largest node of the Ray "
+            f"cluster has {largest}; give fewer threads, or join a cluster with larger nodes"
+        )
 
 
 def _gpus_per_worker(

@@ -143,7 +143,7 @@ def run_stages(
     tallies = {stage.name: StageTally() for stage in stages}
     with exclusive(layout) as check_lock:
         refuse_unfinished(layout)
-        finish_planning(layout, config)
+        finish_planning(layout, config, check_lock)
         wanted = _ready(layout, config, names) if shards is None else shards
         with contextlib.closing(
             events(stages, wanted, layout, machine, config.curate)
@@ -161,11 +161,11 @@ def run_stages(
     )
 
 
-def planned_rows(layout: DatasetLayout) -> dict[str, int]:
+def planned_rows(config: DatasetConfig) -> dict[str, int]:
     """Rows of each planned shard."""
-    shards = layout.shards_planned()
-    receipts = ask_many(layout.root, lambda shard: _plan_receipt(layout, shard), shards)
-    return {receipt.shard: receipt.rows for receipt in receipts}
+    size = config.curate.plan.shard_size
+    starts = range(0, config.num_rows, size)
+    return {f"{start // size:06d}": min(size, config.num_rows - start) for start in starts}
 
 
 def existing_dataset(layout: DatasetLayout, machine_settings: dict[str, Any]) -> DatasetConfig:
@@ -230,11 +230,11 @@ def _ready(layout: DatasetLayout, config: DatasetConfig, names: Sequence[str]) -
     shards = layout.shards_planned()
     if names[0] != "annotate":
         return shards
-    expected = config.stages["fetch"]
-    found = ask_many(
-        layout.root, lambda one: finished_receipt(layout, "fetch", one, expected), shards
+    expected, found = config.stages["fetch"], layout.as_found()
+    receipts = ask_many(
+        layout.root, lambda one: finished_receipt(found, "fetch", one, expected), shards
     )
-    fetched = [receipt.shard for receipt in found if receipt is not None]
+    fetched = [receipt.shard for receipt in receipts if receipt is not None]
     if not fetched:
         raise UsageError(
             f"{layout.root}: no shard is fetched; run `insight-curate fetch {layout.root}` first"

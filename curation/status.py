@@ -100,6 +100,7 @@ def status(layout: DatasetLayout) -> DatasetStatus:
         UsageError: it is not a dataset.
     """
     config = require_config(layout)
+    layout = layout.as_found()
     shards = layout.shards_planned()
     held = {stage: _held(layout, config, stage, shards) for stage in STAGES}
     by_status, by_code = _rows(layout, shards, held)

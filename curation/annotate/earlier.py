@@ -15,7 +15,8 @@ import pyarrow as pa
 from annotations_schema.codes import Stage, Status
 from annotations_schema.images import ImageHeader
 from annotations_schema.layout import DatasetLayout, output_files, read_receipt
-from annotations_schema.manifest import read_manifest
+from annotations_schema.manifest import read_manifest, read_provenance
+from annotations_schema.provenance import Provenance
 from annotations_schema.region_columns import flatten_faces, flatten_text
 
 _OF_AN_IMAGE = (*ImageHeader._fields, "phash", "text_state", "face_state", "dropped_regions")
@@ -26,31 +27,37 @@ Key = tuple[str, str]
 
 
 def earlier_columns(
-    layout: DatasetLayout, shard: str, config_sha256: str, wanted: Sequence[Mapping[str, Any]]
+    layout: DatasetLayout, shard: str, provenance: Provenance, wanted: Sequence[Mapping[str, Any]]
 ) -> dict[Key, Row]:
     """By (image_id, sha256), the columns that annotation gave to images of the wanted rows.
 
-    Empty where no receipt of this configuration vouches for the manifest that stands.
+    Empty where no receipt of this configuration vouches for the manifest that stands, or where its
+    detectors were others: a library of another version may find other regions.
 
     Args:
         layout: the dataset.
         shard: six digits.
-        config_sha256: of the annotate stage.
+        provenance: what the footer of the new manifest will say.
         wanted: rows with `image_id` and `sha256`.
     """
-    table = _vouched_manifest(layout, shard, config_sha256)
+    table = _vouched_manifest(layout, shard, provenance)
     if table is None:
         return {}
     keys = {(row["image_id"], row["sha256"]) for row in wanted}
     return {key: row for key, row in _annotated(table) if key in keys}
 
 
-def _vouched_manifest(layout: DatasetLayout, shard: str, config_sha256: str) -> pa.Table | None:
+def _vouched_manifest(layout: DatasetLayout, shard: str, provenance: Provenance) -> pa.Table | None:
     receipt = read_receipt(layout, "annotate", shard)
     path = layout.annotations(shard)
-    if receipt is None or receipt.config_sha256 != config_sha256 or not path.exists():
+    if receipt is None or receipt.config_sha256 != provenance.config_sha256 or not path.exists():
         return None
-    return read_manifest(path) if receipt.outputs == output_files(layout, [path]) else None
+    if receipt.outputs != output_files(layout, [path]):
+        return None
+    before = read_provenance(path)
+    detectors = (before.text_detector, before.face_detector)
+    is_same = detectors == (provenance.text_detector, provenance.face_detector)
+    return read_manifest(path) if is_same else None
 
 
 def _annotated(table: pa.Table) -> Iterator[tuple[Key, Row]]:

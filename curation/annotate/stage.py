@@ -24,7 +24,6 @@ from annotations_schema.layout import (
     DEFAULT_SET,
     DatasetLayout,
     Receipt,
-    output_files,
     write_receipt,
 )
 from annotations_schema.manifest import table_from_rows, write_manifest
@@ -86,7 +85,7 @@ class AnnotateStage:
     def run(self, shard: str) -> Receipt:
         """Write the manifest of a shard, then the receipt.
 
-        Images that this configuration annotated before keep their columns.
+        Images that the same detectors annotated before under this configuration keep their columns.
 
         Raises:
             UsageError: the stage is not open, or the shard is not fetched.
@@ -102,12 +101,13 @@ class AnnotateStage:
         rows = self._annotated_rows(layout, shard, fetched, self._loaded, tally)
         path = layout.annotations(shard)
         _remove_leftovers(path)
-        write_manifest(path, _with_user_columns(rows, fetched), self._provenance(self._loaded))
+        table = _with_user_columns(rows, fetched)
+        written = write_manifest(path, table, self._provenance(self._loaded))
         receipt = Receipt(
             stage=self.name,
             shard=shard,
             config_sha256=self.config_sha256,
-            outputs=output_files(layout, [path]),
+            outputs={layout.relative(path): written},
             rows=len(rows),
             counts=tally.as_counts(),
             inputs=inputs,
@@ -125,7 +125,7 @@ class AnnotateStage:
         rows: list[Row] = fetched.select(MANIFEST_SCHEMA.names).to_pylist()
         stored = [number for number, row in enumerate(rows) if row["status"] == Status.OK]
         known = earlier_columns(
-            layout, shard, self.config_sha256, [rows[number] for number in stored]
+            layout, shard, self._provenance(loaded), [rows[number] for number in stored]
         )
         fresh = []
         for number in stored:

@@ -100,7 +100,7 @@ def retry(command: cli.Retry) -> int:
     say(_describe_retry(planned, command.codes))
     shards = sorted({base_shard(name) for name in planned.passes})
     names = ["fetch", "annotate"] if layout.manifests() else ["fetch"]
-    rows = {shard: count for shard, count in planned_rows(layout).items() if shard in shards}
+    rows = {shard: count for shard, count in planned_rows(config).items() if shard in shards}
     with Progress(names, rows) as progress:
         summary = run_stages(layout, config, names, machine, progress.update, shards=shards)
     became = outcomes(layout, planned.passes)
@@ -153,7 +153,7 @@ def _run_stages(
     machine: MachineConfig,
     output: OutputOptions,
 ) -> int:
-    with Progress(names, planned_rows(layout)) as progress:
+    with Progress(names, planned_rows(config)) as progress:
         summary = run_stages(layout, config, names, machine, progress.update)
     found = status(layout)
     say(_describe_run(summary))

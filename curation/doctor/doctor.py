@@ -1,7 +1,7 @@
 """Whether a machine is fit for a long run: each check says what it found and what would mend it.
 
-Checks here look at the machine and at a dataset's folder; `doctor_network` asks resolvers and
-stores, `doctor_detectors` loads the networks. A check changes nothing but files of its own, which
+Checks here look at the machine and at a dataset's folder; `network` asks resolvers and stores,
+`detectors` loads the networks. A check changes nothing but files of its own, which
 it removes.
 """
 
@@ -85,7 +85,10 @@ def check_machine(root: Path | None, *, fetch_threads: int, fetch_workers: int) 
     ]
     if root is None:
         return checks
-    existing = nearest_folder(root)
+    existing = nearest_existing(root)
+    if not existing.is_dir():
+        detail, mend = f"{existing} is a file", "give the folder of a dataset"
+        return [*checks, Check(name="disk", verdict=Verdict.FAIL, detail=detail, mend=mend)]
     return [*checks, check_disk("disk", existing), check_writing(existing)]
 
 
@@ -222,10 +225,10 @@ def check_clock() -> Check:
     )
 
 
-def nearest_folder(root: Path) -> Path:
-    """The folder itself, or the nearest one above that exists."""
+def nearest_existing(root: Path) -> Path:
+    """The path itself, or the nearest one above that exists."""
     path = root.absolute()
-    while not path.is_dir():
+    while not path.exists():
         path = path.parent
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -34,16 +35,14 @@ def read_body(answer: Answer, max_bytes: int, pace: Pace) -> bytes:
     if announced is not None and announced > max_bytes:
         detail = f"{announced} bytes announced; the cap is {max_bytes}"
         raise FetchError(FailureCode.BODY_TOO_LARGE, detail)
-    chunks: list[bytes] = []
-    num_bytes = 0
+    body = io.BytesIO()  # a list of chunks would take forty times their bytes if they are tiny
     for chunk in read_chunks(answer, pace):
-        chunks.append(chunk)
-        num_bytes += len(chunk)
-        if num_bytes > max_bytes:
+        body.write(chunk)
+        if body.tell() > max_bytes:
             raise FetchError(FailureCode.BODY_TOO_LARGE, f"more than the cap of {max_bytes} bytes")
-    if num_bytes == 0:
+    if body.tell() == 0:
         raise FetchError(FailureCode.BODY_EMPTY, "no bytes")
-    return b"".join(chunks)
+    return body.getvalue()
 
 
 def read_chunks(answer: Answer, pace: Pace) -> Iterator[bytes]:

@@ -23,6 +23,9 @@ MACHINE_SETTINGS = frozenset(
 """Settings that say how a worker works, not what it fetches: they may differ from run to run."""
 
 
+_MOST_QUEUE_S = 600.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchConfig:
     """Settings of the fetch stage; all but MACHINE_SETTINGS may change what is fetched."""
@@ -39,7 +42,8 @@ class FetchConfig:
     """How long a worker uses the addresses of a name, seconds."""
     deadline_s: float = 30.0
     """Total time for one URL: names, connections, TLS, redirects, body, retries and pauses. Two
-    waits do not count and are as long at most: for a turn at the host, and for its robots.txt."""
+    waits do not count: for a turn at the host, `turn_patience_s` at most, and for its robots.txt.
+    """
     max_bytes: int = 32 * 2**20
     """Largest body, bytes. A worker may hold `2 * threads` bodies at once."""
     min_bytes_per_s: float = 1024.0
@@ -83,12 +87,20 @@ class FetchConfig:
     """Caps on the pixels that an image header announces."""
 
     @property
+    def turn_patience_s(self) -> float:
+        """Longest wait for a turn at a host, seconds. Under a rate it is long enough for all
+        threads to have theirs at one host: our own limit is no failure of a row."""
+        if self.host_requests_per_s is None:
+            return self.deadline_s
+        return self.deadline_s + min(self.threads / self.host_requests_per_s, _MOST_QUEUE_S)
+
+    @property
     def hung_after_s(self) -> float:
         """How long a worker may be silent before it is taken for hung, seconds: far longer than a
         shard that closes at its deadline needs, its writing included."""
         if self.shard_deadline_s is None:
             return math.inf
-        return 2 * (self.shard_deadline_s + self.deadline_s) + 600
+        return 2 * (self.shard_deadline_s + self.turn_patience_s) + 600
 
     def __post_init__(self) -> None:
         _check("threads", self.threads, 1, 1024)

@@ -61,6 +61,7 @@ def follow(
                 http_status = response.status
                 if http_status in _SUCCESS:
                     checks.headers(response.headers)
+                    _check_encoding(response.headers)
                     return read(answer)
                 if http_status not in _REDIRECTS:
                     _drain(answer)
@@ -124,6 +125,13 @@ def _status_error(http_status: int, headers: HTTPMessage) -> FetchError:
         http_status=http_status,
         retry_after_s=retry_after_s(headers.get("Retry-After"), datetime.now(UTC)),
     )
+
+
+def _check_encoding(headers: HTTPMessage) -> None:
+    encoding = headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = f"Content-Encoding {encoding!r}, though only identity was accepted"
+        raise FetchError(FailureCode.HTTP_PROTOCOL, detail)
 
 
 def _drain(answer: Answer) -> None:

@@ -76,6 +76,7 @@ class Hosts:
         self._pause_s = 0.0 if requests_per_s is None else 1.0 / requests_per_s
         self._patience_s = patience_s
         self._hosts: dict[str, Host] = {}
+        self._forget_at = _MANY_HOSTS
         self._lock = threading.Lock()
 
     @contextmanager
@@ -99,8 +100,10 @@ class Hosts:
 
     def _enter(self, name: str) -> Host:
         with self._lock:
-            if len(self._hosts) > _MANY_HOSTS:
+            if len(self._hosts) > self._forget_at:
                 self._hosts = {key: host for key, host in self._hosts.items() if not host.is_idle}
+                # Under a low rate many stay: looking at all of them each time would take ages.
+                self._forget_at = max(_MANY_HOSTS, 2 * len(self._hosts))
             host = self._hosts.get(name)
             if host is None:
                 host = self._hosts[name] = Host(self._connections)

@@ -45,7 +45,9 @@ class Network:
         self._guard = guard
         self._headers = _headers(config)
         self._addresses = Addresses(guard.resolver, guard.rule, config.dns_ttl_s)
-        self._hosts = Hosts(config.host_connections, config.host_requests_per_s, config.deadline_s)
+        self._hosts = Hosts(
+            config.host_connections, config.host_requests_per_s, config.turn_patience_s
+        )
         self._pool = Pool(config.threads) if config.keep_alive else None
 
     def close(self) -> None:

@@ -124,13 +124,8 @@ class SafeOpener(urllib.request.OpenerDirector):
         return until_deadline(attempt, url, deadline, self._patience)
 
     def _read(self, answer: Answer) -> Body:
-        response = answer.response
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            detail = f"Content-Encoding {encoding!r}, though only identity was accepted"
-            raise FetchError(FailureCode.HTTP_PROTOCOL, detail)
         data = read_body(answer, self._config.max_bytes, self._pace)
-        return Body(data, response.headers, response.status)
+        return Body(data, answer.response.headers, answer.response.status)
 
 
 @contextmanager

@@ -118,7 +118,8 @@ def parse_robots(data: bytes, names: Collection[str]) -> Robots:
         data: a robots.txt; what is longer than MAX_ROBOTS_BYTES is not read.
         names: our product names, lower case.
     """
-    groups = list(_groups(data[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "surrogateescape")))
+    text = data[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "surrogateescape")
+    groups = list(_groups(text, {*names, "*"}))
     ours = [rule for agent, rules in groups if agent in names for rule in rules]
     if not any(agent in names for agent, _ in groups):
         ours = [rule for agent, rules in groups if agent == "*" for rule in rules]
@@ -130,8 +131,12 @@ def parse_robots(data: bytes, names: Collection[str]) -> Robots:
     )
 
 
-def _groups(text: str) -> Iterator[tuple[str, Sequence[Rule]]]:
-    """Each named user agent with the rules of its group."""
+def _groups(text: str, wanted: Collection[str]) -> Iterator[tuple[str, Sequence[Rule]]]:
+    """Each wanted user agent with the rules of its group, for each group that names it.
+
+    Rules are made for those alone: thousands of agents over thousands of rules would take minutes
+    and gigabytes.
+    """
     agents: list[str] = []
     lines: list[tuple[str, str]] = []
     for line in re.split(r"\r\n|\r|\n", text):
@@ -141,7 +146,9 @@ def _groups(text: str) -> Iterator[tuple[str, Sequence[Rule]]]:
             if lines:
                 yield from _group(agents, lines)
                 agents, lines = [], []
-            agents.append(re.split(r"[/\s]", value, maxsplit=1)[0].lower())
+            agent = re.split(r"[/\s]", value, maxsplit=1)[0].lower()
+            if agent in wanted and agent not in agents:
+                agents.append(agent)
         elif field in _RULE_FIELDS and colon and agents:
             lines.append((field, value))
     yield from _group(agents, lines)

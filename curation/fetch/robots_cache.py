@@ -24,7 +24,8 @@ from curation.fetch.robots import MAX_ROBOTS_BYTES, Robots, parse_robots
 _MAX_REDIRECTS = 5
 _RULES_TTL_S = 24 * 3600.0
 _FAILURE_TTL_S = 300.0
-_CAPACITY = 10_000
+_CAPACITY = 20_000  # tens of megabytes, of hosts without rules or of hosts with many
+_RULES_OF_WEIGHT = 8
 _NO_RULES = Robots()
 # Read as "there is no robots.txt": RFC 9309, 2.3.1.2 and 2.3.1.3. Not 429: it asks for patience.
 _UNAVAILABLE = frozenset(
@@ -89,7 +90,9 @@ class RobotsCache:
 
         result, _ = until_deadline(attempt, url, deadline, patience)
         if isinstance(result, bytes):
-            return Made(parse_robots(result, self._names), _RULES_TTL_S)
+            robots = parse_robots(result, self._names)
+            num_rules = len(robots.access) + len(robots.usages)
+            return Made(robots, _RULES_TTL_S, weight=1 + num_rules // _RULES_OF_WEIGHT)
         if result.code in _UNAVAILABLE:
             return Made(_NO_RULES, _RULES_TTL_S)
         why = FetchError(

@@ -13,6 +13,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +29,10 @@ from annotations_schema.columns import INPUT_PREFIX
 from annotations_schema.errors import InsightTokError, UsageError
 from annotations_schema.layout import (
     DatasetLayout,
+    OutputFile,
     Receipt,
     base_shard,
     config_sha256,
-    output_files,
     write_receipt,
 )
 from annotations_schema.manifest import table_from_rows, write_manifest
@@ -46,7 +47,7 @@ from curation.fetch.mismatch import hash_mismatches
 from curation.fetch.opener import SafeOpener, installed
 from curation.fetch.passthrough import Passthrough, Spool, Spooled, SpoolWriter
 from curation.fetch.rows import Row, count_rows, reconcile
-from curation.fetch.tar import Member, member_name, write_tar
+from curation.fetch.tar import Member, data_offsets, member_name, write_tar
 from curation.fetch.web import Web, open_web
 from curation.passes.fetched import REQUEUED_ROWS
 from curation.passes.passes import requeue
@@ -113,15 +114,13 @@ class FetchStage:
                 planned, partial(_facts_of, log, urls), spool.entries, self.config.hash_policy
             )
             hash_mismatches(rows, spool, self.config.limits)
-            place_in_tar(rows, spool, layout.images(shard), shard)
-        provenance = Provenance(config_sha256=self.config_sha256, creator=_creator())
-        write_manifest(layout.fetch(shard), _with_user_columns(rows, plan), provenance)
+            outputs = self._publish(layout, shard, rows, plan, spool)
         num_requeued = requeue(layout, shard, plan, rows)
         receipt = Receipt(
             stage=self.name,
             shard=shard,
             config_sha256=self.config_sha256,
-            outputs=output_files(layout, [layout.images(shard), layout.fetch(shard)]),
+            outputs=outputs,
             rows=len(rows),
             counts={**count_rows(rows), **({REQUEUED_ROWS: num_requeued} if num_requeued else {})},
             started_at=started_at,
@@ -150,6 +149,23 @@ class FetchStage:
                 path = _write_requests(folder, spread(requests, _host_of))
                 _run_img2dataset(downloader, opener, shard, path, spool)
         return spool, log
+
+    def _publish(
+        self,
+        layout: DatasetLayout,
+        shard: str,
+        rows: list[dict[str, Any]],
+        plan: pa.Table,
+        spool: Spool,
+    ) -> dict[str, OutputFile]:
+        """Write the tar and the table side by side: disk and hashes wait for no Python."""
+        members = place_in_tar(rows, spool, shard)
+        tar, table = layout.images(shard), layout.fetch(shard)
+        provenance = Provenance(config_sha256=self.config_sha256, creator=_creator())
+        with ThreadPoolExecutor(1) as beside:
+            tar_written = beside.submit(write_tar, tar, spool.path, members)
+            written = write_manifest(table, _with_user_columns(rows, plan), provenance)
+        return {layout.relative(tar): tar_written.result(), layout.relative(table): written}
 
     def _settings(
         self, spool: Spool, folder: Path, requests: Sequence[tuple[str, str]]
@@ -223,13 +239,16 @@ def _host_of(request: tuple[str, str]) -> str:
     return Origin.of(request[0]).authority
 
 
-def place_in_tar(rows: Sequence[dict[str, Any]], spool: Spool, path: AnyPath, shard: str) -> None:
-    """Write the images of ok rows to the tar in the order of the rows, and their addresses down."""
+def place_in_tar(rows: Sequence[dict[str, Any]], spool: Spool, shard: str) -> list[Member]:
+    """The images of ok rows as members of the tar, in the order of the rows.
+
+    The rows get their addresses.
+    """
     stored = [row for row in rows if row["status"] == Status.OK]
     members = [_member(row["image_id"], spool.entries[row["image_id"]]) for row in stored]
-    offsets = write_tar(path, spool.path, members)
-    for row, member, offset in zip(stored, members, offsets, strict=True):
+    for row, member, offset in zip(stored, members, data_offsets(members), strict=True):
         row.update(shard=shard, offset=offset, length=member.length)
+    return members
 
 
 def _member(image_id: str, entry: object) -> Member:

@@ -22,7 +22,7 @@ from annotations_schema.layout import (
     Receipt,
     atomic_write,
     base_shard,
-    output_files,
+    output_file,
     pass_name,
     pass_number,
     read_receipt,
@@ -66,11 +66,12 @@ def plan_pass(
     table = table.append_column(_HISTORY, pa.array(history, _HISTORY.type))
     with atomic_write(layout.plan(name)) as temporary:
         pq.write_table(table, str(temporary), compression="zstd")
+        written = output_file(temporary)
     receipt = Receipt(
         stage="plan",
         shard=name,
         config_sha256=_plan_sha256(layout, name),
-        outputs=output_files(layout, [layout.plan(name)]),
+        outputs={layout.relative(layout.plan(name)): written},
         rows=len(table),
         counts={Status.OK.value: len(table), **_replaced(fetched)},
         version=version(_DISTRIBUTION),

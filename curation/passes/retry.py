@@ -26,9 +26,9 @@ from annotations_schema.layout import (
     write_json,
 )
 from annotations_schema.manifest import read_manifest
-from annotations_schema.storage import AnyPath
+from annotations_schema.storage import AnyPath, ask_many
 from curation.config import DatasetConfig
-from curation.lock import exclusive
+from curation.lock import Check, exclusive
 from curation.passes.fetched import fetched_counts, fetched_rows, finished_receipt
 from curation.passes.passes import plan_pass
 from curation.tombstone.tombstones import refuse_unfinished
@@ -104,53 +104,56 @@ def plan_retry(
     tried again, and until it is done its shard gets no other.
 
     Raises:
-        UsageError: another run works on the dataset.
+        UsageError: another run works on the dataset, or took it over meanwhile.
     """
-    with exclusive(layout):
+    with exclusive(layout) as check_lock:
         refuse_unfinished(layout)
-        finish_planning(layout, config)
+        finish_planning(layout, config, check_lock)
         waiting = waiting_passes(layout, config)
         if not all(_is_set_aside(layout, name) for name in waiting):
             return RetryPlan(codes=(), passes=waiting)
         taken = {base_shard(name) for name in waiting}
-        shards = [
-            shard
-            for shard in layout.shards_planned()
-            if shard not in taken and _has_any(layout, config, shard, codes)
-        ]
-        passes = [pass_name(one, len(layout.planned_passes(one))) for one in shards]
+        found = layout.as_found()
+        free = [shard for shard in layout.shards_planned() if shard not in taken]
+        asked = ask_many(layout.root, lambda one: _has_any(found, config, one, codes), free)
+        shards = [shard for shard, has_any in zip(free, asked, strict=True) if has_any]
+        passes = [pass_name(one, len(found.planned_passes(one))) for one in shards]
         named = sorted(codes)
         write_json(
             _marker(layout), {"codes": named, "passes": dict(zip(shards, passes, strict=True))}
         )
-        return RetryPlan(codes=tuple(named), passes=waiting | finish_planning(layout, config))
+        planned = finish_planning(layout, config, check_lock)
+        return RetryPlan(codes=tuple(named), passes=waiting | planned)
 
 
-def finish_planning(layout: DatasetLayout, config: DatasetConfig) -> dict[str, int]:
+def finish_planning(
+    layout: DatasetLayout, config: DatasetConfig, check_lock: Check
+) -> dict[str, int]:
     """Plan what a retry wrote down and did not get to; returns rows by pass of that retry.
 
-    The caller holds the dataset's lock.
+    The caller holds the dataset's lock, and gives its check.
     """
     marker = _marker(layout)
     if not marker.exists():
         return {}
     written = json.loads(marker.read_text())
     codes = frozenset(FailureCode(code) for code in written["codes"])
-    rows = {
-        name: _plan_shard(layout, config, shard, name, codes)
-        for shard, name in written["passes"].items()
-    }
+    rows: dict[str, int] = {}
+    for shard, name in written["passes"].items():
+        check_lock()
+        rows[name] = _plan_shard(layout, config, shard, name, codes)
+    check_lock()
     marker.unlink()
     return {name: count for name, count in rows.items() if count}
 
 
 def waiting_passes(layout: DatasetLayout, config: DatasetConfig) -> dict[str, int]:
     """Rows of each further pass that is planned and not fetched, by its name."""
-    waiting: dict[str, int] = {}
+    found, waiting = layout.as_found(), dict[str, int]()
     for shard in layout.shards_planned():
-        for name in layout.planned_passes(shard)[1:]:
-            if finished_receipt(layout, "fetch", name, config.stages["fetch"]) is None:
-                planned = read_receipt(layout, "plan", name)
+        for name in found.planned_passes(shard)[1:]:
+            if finished_receipt(found, "fetch", name, config.stages["fetch"]) is None:
+                planned = read_receipt(found, "plan", name)
                 waiting[name] = 0 if planned is None else planned.rows
     return waiting
 

@@ -157,6 +157,7 @@ def _check_not_another_plan(layout: DatasetLayout, fingerprint: str, source: Any
 
 def _finished_shards(layout: DatasetLayout, fingerprint: str) -> list[str]:
     """All shards of a plan that stands complete; none where one is missing."""
+    layout = layout.as_found()
     shards = layout.shards_planned()
     first = read_receipt(layout, _STAGE, shards[0]) if shards else None
     if first is None or len(shards) != first.counts[SHARDS_IN_LIST]:

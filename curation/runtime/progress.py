@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from annotations_schema.codes import Status
+from annotations_schema.layout import base_shard
 from curation.passes.fetched import REQUEUED_ROWS
 from curation.runtime.stage import EventKind, ShardEvent
 
@@ -63,6 +64,13 @@ class StageProgress:
         elif event.kind is EventKind.SET_ASIDE:
             self.shards_set_aside += 1
         return True
+
+    def lose(self, rows: int) -> None:
+        """A shard of `rows` rows was set aside by an earlier stage and will not come."""
+        self.num_shards -= 1
+        self.shards_left -= 1
+        self.num_rows -= rows
+        self.rows_left -= rows
 
     @property
     def rows_failed(self) -> int:
@@ -147,8 +155,12 @@ class Progress:
         behind = stage.take(event, rows, self.clock() - self.start_s)
         if event.kind in (EventKind.RETRIED, EventKind.SET_ASIDE):
             self._say(f"{event.stage} {event.shard} {event.kind}: {event.detail}")
-        if self.bars and event.kind is EventKind.REQUEUED:
-            self.bars[event.stage].total = stage.num_rows
+        if event.kind is EventKind.SET_ASIDE and event.shard == base_shard(event.shard):
+            names = list(self.stages)
+            for name in names[names.index(event.stage) + 1 :]:
+                self.stages[name].lose(rows)
+        for name, bar in self.bars.items():
+            bar.total = self.stages[name].num_rows
         if not behind:
             return
         if self.bars:

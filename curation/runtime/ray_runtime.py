@@ -100,6 +100,12 @@ def available_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
+def largest_node_cpus() -> int:
+    """CPUs of the node of the connected cluster that has most."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return max((int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]), default=0)
+
+
 def available_gpus() -> int:
     """GPUs of the connected cluster."""
     return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]

@@ -145,8 +145,9 @@ def first_step(
 def first_steps(
     layout: DatasetLayout, stages: Sequence[Stage], shards: Iterable[str]
 ) -> Iterator[tuple[Step, list[ShardEvent]]]:
-    """`first_step` of each shard, in order."""
-    return ask_many(layout.root, lambda shard: first_step(layout, stages, shard), shards)
+    """`first_step` of each shard, in order, by what is found when the first is asked for."""
+    found = layout.as_found()
+    return ask_many(layout.root, lambda shard: first_step(found, stages, shard), shards)
 
 
 def next_step(

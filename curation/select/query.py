@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,12 @@ MEMORY_LIMIT = "1GB"
 """Most that DuckDB holds before it spills to the system's temporary folder."""
 MAX_STRATA = 10_000
 MAX_MESSAGE_CHARACTERS = 300
+# Besides DuckDB's volatile functions: words that it binds to the clock, and what takes the rows
+# that happen to come first.
+_UNSTEADY = {
+    *("current_time", "current_timestamp", "localtime", "localtimestamp"),
+    *("limit", "any_value", "arbitrary"),
+}
 _BATCH_ROWS = 1_000_000
 
 
@@ -126,8 +133,8 @@ def picked_rows(sources: Sequence[Source], question: Question) -> Iterator[Picke
     ):
         for name in ("where", "weight", "balance"):
             _check_expression(con, name, getattr(question, name))
-        _open(con, sources)
         try:
+            _open(con, sources)
             yield Picked(con, _pick(con, sources, question))
         except duckdb.Error as error:
             raise UsageError(_refused(question, error)) from error
@@ -146,7 +153,8 @@ def _check_expression(con: duckdb.DuckDBPyConnection, name: str, sql: str | None
         "select distinct function_name from duckdb_functions() where stability <> 'CONSISTENT'"
     ).fetchall()
     without_text = re.sub(r"'(?:[^']|'')*'", "", parsed)
-    called = set(re.findall(r"\w+", without_text)) & {one for (one,) in volatile}
+    unsteady = _UNSTEADY | {one for (one,) in volatile}
+    called = set(re.findall(r"\w+", without_text)) & unsteady
     if called:
         raise UsageError(
             f"--{name} {sql!r} calls {min(called)}, whose result differs from run to run; "
@@ -264,10 +272,13 @@ def _mean_weight(con: duckdb.DuckDBPyConnection, sql: str, rows: int) -> float:
         )
     # An exact sum: it depends neither on threads nor on the order of rows.
     batches = con.sql("select weight from chosen").to_arrow_reader(_BATCH_ROWS)
-    total = math.fsum(value for batch in batches for value in batch.column(0).to_pylist())
-    if total == 0:
+    try:
+        mean = math.fsum(one for batch in batches for one in batch.column(0).to_pylist()) / rows
+    except OverflowError as error:
+        raise UsageError(f"--weight {sql!r} adds up to infinity; scale it down") from error
+    if mean < sys.float_info.min:
         raise UsageError(f"--weight {sql!r} is 0 in every row; some row must weigh something")
-    return total / rows
+    return mean
 
 
 def _one(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:

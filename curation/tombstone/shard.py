@@ -79,7 +79,6 @@ def num_images(layout: DatasetLayout, shard: str) -> int:
 
 def remove_from_shard(layout: DatasetLayout, shard: str, image_ids: pa.Array) -> None:
     """Leave nothing of some images in a planned shard but the rows that say so."""
-    _drop_stale_receipts(layout, shard)
     _remove_unpublished(layout, shard)
     going = set(image_ids.to_pylist())
     published = _receipts(layout, shard)
@@ -97,12 +96,23 @@ def remove_from_shard(layout: DatasetLayout, shard: str, image_ids: pa.Array) ->
     _rewrite_receipts(layout, shard)
 
 
-def _drop_stale_receipts(layout: DatasetLayout, shard: str) -> None:
-    """Take manifests for unpublished that were made of a pass which is being fetched again."""
-    passes = layout.fetch_passes(shard)
+def drop_stale_receipts(layout: DatasetLayout, shard: str) -> None:
+    """Take manifests for unpublished that were made of other fetch tables than those that stand.
+
+    Their addresses are not those of the tars, and a receipt that is written anew would vouch for
+    them. Before a removal begins: in the midst of one the tables have other hashes than annotate
+    has read.
+    """
+    standing = {
+        receipt.shard: receipt.outputs[layout.relative(layout.fetch(receipt.shard))].sha256
+        for receipt, _ in _receipts(layout, shard)
+        if receipt.stage == "fetch"
+    }
     for one in _of_all_sets(layout):
         receipt = read_receipt(one, "annotate", shard)
-        if receipt is not None and not {shard, *receipt.inputs} <= set(passes):
+        if receipt is None or receipt.set_aside is not None:
+            continue
+        if shard not in receipt.inputs or not receipt.inputs.items() <= standing.items():
             one.receipt("annotate", shard).unlink()
 
 

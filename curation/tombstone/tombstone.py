@@ -2,6 +2,7 @@
 
 In an order that a kill at any point leaves finishable, each file published atomically:
 
+    0. receipts of annotate that are stale already go
     1. the receipt, unfinished: ids, shards, every file with its hash as it was
     2. the list tombstones.parquet: from now on nothing of it is fetched
     3. in each shard: plan, tar, fetch table of every pass; manifests of all annotation sets;
@@ -28,13 +29,20 @@ import pyarrow as pa
 from annotations_schema.codes import FailureCode
 from annotations_schema.errors import UsageError
 from annotations_schema.layout import DatasetLayout, write_json
+from annotations_schema.seal import sealed
 from annotations_schema.storage import AnyPath
 from curation.config import require_config
 from curation.lock import Check, exclusive
 from curation.plan.urls import UrlError, canonical_url, image_id_of_url
 from curation.runtime.stage import worker_name
 from curation.tombstone.find import find_rows
-from curation.tombstone.shard import annotation_sets, num_images, remove_from_shard, shard_files
+from curation.tombstone.shard import (
+    annotation_sets,
+    drop_stale_receipts,
+    num_images,
+    remove_from_shard,
+    shard_files,
+)
 from curation.tombstone.tombstones import (
     STAGE,
     add_tombstones,
@@ -153,6 +161,8 @@ def resume(layout: DatasetLayout) -> Removed:
 
 def _begin(layout: DatasetLayout, by_shard: dict[str, list[str]]) -> dict[str, Any]:
     last = last_receipt(layout)
+    for shard in by_shard:
+        drop_stale_receipts(layout, shard)
     before = {
         name: {"bytes": file.bytes, "sha256": file.sha256}
         for shard in by_shard
@@ -172,7 +182,7 @@ def _begin(layout: DatasetLayout, by_shard: dict[str, list[str]]) -> dict[str, A
         "images": _num_images(layout, by_shard),
         "before": before,
     }
-    write_json(_receipt_path(layout, number), receipt)
+    write_json(_receipt_path(layout, number), sealed(receipt))
     return receipt
 
 
@@ -198,7 +208,7 @@ def _carry_out(layout: DatasetLayout, receipt: dict[str, Any], check_lock: Check
         "files": files,
         "images": receipt["images"] - _num_images(layout, receipt["shards"]),
     }
-    write_json(_receipt_path(layout, receipt["number"]), finished)
+    write_json(_receipt_path(layout, receipt["number"]), sealed(finished))
     return finished
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from annotations_schema.codes import FailureCode, RegionState, Stage
 from annotations_schema.errors import UsageError
 from annotations_schema.layout import DatasetLayout, atomic_write
+from annotations_schema.seal import SEAL
 from annotations_schema.storage import AnyPath
 
 STAGE = "tombstone"
@@ -90,7 +91,7 @@ def refuse_unfinished(layout: DatasetLayout) -> None:
     Its files and receipts do not agree yet, so a run would take its shards for undone.
 
     Raises:
-        UsageError: it was.
+        UsageError: it was, or its receipt cannot be read.
     """
     if unfinished(layout) is not None:
         raise UsageError(
@@ -106,7 +107,26 @@ def unfinished(layout: DatasetLayout) -> dict[str, Any] | None:
 
 
 def last_receipt(layout: DatasetLayout) -> dict[str, Any] | None:
-    """The receipt of the latest removal, or None where there was none."""
+    """The receipt of the latest removal, or None where there was none.
+
+    Raises:
+        UsageError: the file is no receipt.
+    """
+    paths = receipt_paths(layout)
+    if not paths:
+        return None
+    try:
+        receipt = dict(json.loads(paths[-1].read_text()))
+        receipt.pop(SEAL, None)  # `verify` compares it
+        return {key: receipt[key] for key in ("number", "finished_at")} | receipt
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"{paths[-1]}: not a receipt of a removal ({type(error).__name__}: {error}); "
+            "put back the file as it was, it says whether the removal is finished"
+        ) from error
+
+
+def receipt_paths(layout: DatasetLayout) -> list[AnyPath]:
+    """The receipts of all removals, in order."""
     paths: list[AnyPath] = [*layout.receipt(STAGE, "000000").parent.glob("*.json")]
-    paths.sort(key=lambda path: path.name)
-    return dict(json.loads(paths[-1].read_text())) if paths else None
+    return sorted(paths, key=lambda path: path.name)

@@ -32,10 +32,12 @@ from curation.verify.files import (
     check_nothing_more,
     check_receipt,
     check_sealed,
+    files_of,
     read_table,
 )
 from curation.verify.findings import WHOLE_DATASET, Finding
 from curation.verify.images import Address, addresses, check_images
+from curation.verify.removals import Removals
 from curation.verify.rows import (
     RowFinding,
     check_faces,
@@ -119,6 +121,7 @@ class _Check:
         self.config = config
         self.checked: Counter[str] = Counter()
         self.duplicates = duplicates
+        self.removals = Removals(layout)
         self.first_rows = [0]
 
     def findings(self, on_shard: OnShard) -> Iterator[Finding]:
@@ -127,6 +130,7 @@ class _Check:
         if self.layout.annotation_set != DEFAULT_SET:
             yield from check_sealed(self.layout, self.layout.set_config, WHOLE_DATASET)
         yield from check_nothing_more(self.layout, self.config)
+        yield from self.removals.check_list()
         for number in range(self.config.num_shards):
             shard = f"{number:06d}"
             self.checked["shards"] += 1
@@ -150,6 +154,7 @@ class _Check:
             self.checked["files"] += len(receipt.outputs)
             yield from read_table(self.layout, stage, receipt, tables)
         yield from self._conserved(shard, tables)
+        yield from self._removed(shard, passes, tables)
         manifest = tables.get((_ANNOTATE, shard))
         is_whole = True
         if manifest is not None:
@@ -177,6 +182,14 @@ class _Check:
                         rule = f"the further pass {name} holds rows of its shard only"
                         found = f"image_id {image_id} of source_row {source_row}"
                         yield Finding(shard, None, "image_id", rule, found)
+
+    def _removed(self, shard: str, passes: list[str], tables: Tables) -> Iterator[Finding]:
+        for (stage, name), table in tables.items():
+            column = self.layout.relative(files_of(self.layout, stage, name)[0])
+            yield from self.removals.check_table(shard, column, table)
+        for name in passes:
+            yield from self.removals.check_tar(shard, name)
+        yield from self.removals.check_other_sets(shard)
 
     def _count(self, manifest: pa.Table | None, is_whole: bool) -> None:
         """Count rows and regions, and remember the image_ids."""

@@ -33,6 +33,7 @@ from curation.demo.server import ServedFile, TroubleServer
 from curation.demo.troubles import BAD_ROWS, TROUBLES
 from curation.fetch.stage import FetchStage
 from curation.machine import MachineConfig
+from curation.report.timeline import timeline
 from curation.run import plan_dataset, run_stages
 from curation.runtime.local import run_local
 from curation.runtime.ray_runtime import cluster, run_ray
@@ -165,6 +166,18 @@ def test_the_finished_dataset_verifies_and_reports(
     page = tmp_path / "report.html"
     assert main(["report", str(undisturbed.root), "--out", str(page)]) == 0
     assert 50_000 < page.stat().st_size < 15 * 2**20
+
+
+def test_the_timeline_shows_that_fetch_and_annotate_overlap(undisturbed: DatasetLayout) -> None:
+    receipts = [
+        read_receipt(undisturbed, stage, shard)
+        for stage in ("fetch", "annotate")
+        for shard in undisturbed.shards_planned()
+    ]
+    shown = timeline(receipt for receipt in receipts if receipt is not None)
+    assert shown is not None
+    assert {lane.stage for lane in shown.lanes} == {"fetch", "annotate"}
+    assert shown.overlap_s > 0
 
 
 def test_local_and_ray_agree_byte_for_byte_with_both_detectors(road: Road, tmp_path: Path) -> None:
@@ -346,6 +359,14 @@ def test_a_cluster_without_the_gpu_that_was_asked_for_is_one_line(
     assert "insight-curate: the Ray cluster has 0 GPUs" in capsys.readouterr().err
 
 
+def test_a_cluster_too_small_for_a_worker_is_one_line_and_not_a_wait_without_end(
+    road: Road, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["run", str(road.urls), "--out", str(tmp_path / "dataset"), *SETTINGS]
+    assert main([*typed, "--runner", "ray", "--threads", "256"]) == 2
+    assert "insight-curate: an annotate worker claims --threads 256" in capsys.readouterr().err
+
+
 def test_ctrl_c_is_one_line_and_exit_130_and_the_dataset_resumes(
     road: Road, undisturbed: DatasetLayout, tmp_path: Path
 ) -> None:
@@ -360,7 +381,7 @@ def test_ctrl_c_is_one_line_and_exit_130_and_the_dataset_resumes(
     finally:
         started.kill()
         started.wait()
-    assert started.returncode == 130
+    assert started.returncode == 130, err
     assert err.splitlines()[-1] == (
         "insight-curate: interrupted; what is done stays, the same command continues"
     )

@@ -6,6 +6,7 @@ on Ray, the raylet (a whole Ray node). `make test` draws one of each, `make test
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -180,9 +181,16 @@ def run_and_kill(
 
 
 def wait_for_end(family: Sequence[Process]) -> None:
-    """Ray's processes end with their driver; until then they could still write."""
+    """Ray's workers end with their driver; until then they could still write.
+
+    An agent of Ray's dashboard, where it is installed, may outlive them: it is ended here.
+    """
     deadline = time.monotonic() + 30
     while left := [one for one in family if command_of(one.pid) == one.command]:
+        if not any(one.command.startswith("ray::_Worker") for one in left):
+            for one in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGKILL)
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.05)
 

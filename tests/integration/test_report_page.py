@@ -26,6 +26,7 @@ from annotations_schema.provenance import Provenance
 from annotations_schema.regions import FaceRegions, TextRegions
 from curation.annotate.config import AnnotateConfig
 from curation.config import CurateConfig
+from curation.passes.fetched import fetch_inputs
 from curation.plan.plan import PlanConfig
 from curation.report.report import ReportConfig, Written, write_report
 from curation.run import plan_dataset
@@ -62,7 +63,9 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> DatasetLayout:
         table = _moved(template, urls[number * SHARD_SIZE :][:SHARD_SIZE], number, shard, offsets)
         path = layout.annotations(shard)
         write_manifest(path, table, Provenance(config_sha256="c" * 64, creator="a test"))
-        for stage, outputs in (("fetch", [layout.images(shard)]), ("annotate", [path])):
+        write_manifest(layout.fetch(shard), table, Provenance(config_sha256="c" * 64, creator="t"))
+        of_fetch = [layout.images(shard), layout.fetch(shard)]
+        for stage, outputs in (("fetch", of_fetch), ("annotate", [path])):
             write_receipt(
                 layout,
                 Receipt(
@@ -71,6 +74,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> DatasetLayout:
                     config_sha256=config.stages[stage],
                     outputs=output_files(layout, outputs),
                     rows=SHARD_SIZE,
+                    inputs={} if stage == "fetch" else fetch_inputs(layout, shard),
                     counts=dict(counts),
                     started_at=1.7e9 + 30 * number + (20 if stage == "annotate" else 0),
                     elapsed_s=40.0,

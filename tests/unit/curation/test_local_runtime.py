@@ -311,6 +311,24 @@ def test_progress_counts_rows_put_off_once_as_failures_and_twice_as_work() -> No
     )
 
 
+def test_progress_does_not_wait_for_a_shard_that_an_earlier_stage_set_aside() -> None:
+    rows = {SHARDS[0]: 600, SHARDS[1]: 600}
+    progress = Progress(["fetch", "annotate"], rows, stream=io.StringIO(), clock=lambda: 20.0)
+    progress.start_s = 0.0
+    for stage, shard, kind in (
+        ("fetch", SHARDS[0], EventKind.SET_ASIDE),
+        ("fetch", SHARDS[1], EventKind.DONE),
+        ("annotate", SHARDS[1], EventKind.DONE),
+    ):
+        receipt = Receipt(
+            stage=stage, shard=shard, config_sha256="", outputs={}, rows=600, counts={"ok": 600}
+        )
+        progress.update(ShardEvent(stage=stage, shard=shard, kind=kind, receipt=receipt))
+    assert progress.stages["annotate"].line() == (
+        "annotate: 1/1 shards, 600/600 rows, 30.0 images/s, 0 without image"
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],

@@ -14,7 +14,7 @@ from curation.cli import parse
 from curation.commands.configs import curate_config, machine_config
 from curation.fetch.config import FetchConfig
 from curation.fetch.stage import FetchStage
-from curation.machine import MachineConfig, Runner, _gpus_per_worker
+from curation.machine import MachineConfig, Runner, _check_room, _gpus_per_worker
 
 
 @pytest.mark.parametrize("gpus", [0.25, 0.5, 1.0, 2.0])
@@ -41,6 +41,15 @@ def test_a_cluster_without_the_gpus_is_refused(tmp_path: Path) -> None:
     machine = MachineConfig(runner=Runner.RAY, gpus_per_worker=0.5)
     with pytest.raises(UsageError, match=r"cluster has 0 GPUs.*needs 0\.5 for a worker"):
         _gpus_per_worker([AnnotateStage(tmp_path, config)], config, machine, 0)
+
+
+def test_a_cluster_of_nodes_too_small_for_a_worker_is_refused(tmp_path: Path) -> None:
+    annotate = AnnotateStage(tmp_path, AnnotateConfig())
+    fetch = FetchStage(tmp_path, FetchConfig())
+    _check_room([fetch, annotate], 4, 4)
+    _check_room([fetch], 8, 4)  # waits for the network, and claims none
+    with pytest.raises(UsageError, match=r"--threads 8 CPUs, and the largest node .* has 4; give"):
+        _check_room([fetch, annotate], 8, 4)
 
 
 @pytest.mark.parametrize("gpus", [0.0, -1.0, 1.5, float("nan"), float("inf")])

@@ -23,6 +23,7 @@ from annotations_schema.images import decode, perceptual_hash
 from annotations_schema.layout import (
     DatasetLayout,
     is_done,
+    output_files,
     read_receipt,
     write_receipt,
 )
@@ -30,6 +31,7 @@ from annotations_schema.manifest import (
     canonical_json_lines,
     read_manifest,
     read_provenance,
+    write_manifest,
 )
 from annotations_schema.region_columns import face_regions_at, text_regions_at
 from annotations_schema.regions import TextRegions
@@ -391,6 +393,22 @@ def test_a_manifest_that_its_receipt_does_not_vouch_for_is_not_reused(
 def test_another_configuration_reuses_nothing(images: Bytes, tmp_path: Path) -> None:
     layout = refetched(images, tmp_path)
     assert opened(layout, NOTHING).run(SHARD).counts["reused"] == 0
+
+
+def test_regions_of_a_library_of_another_version_are_not_reused(
+    images: Bytes, tmp_path: Path
+) -> None:
+    layout = refetched(images, tmp_path)
+    path = layout.annotations(SHARD)
+    now = read_provenance(path)
+    assert now.face_detector is not None
+    before = replace(now, face_detector=replace(now.face_detector, library_version="0.0.1"))
+    write_manifest(path, read_manifest(path), before)
+    receipt = read_receipt(layout, "annotate", SHARD)
+    assert receipt is not None
+    write_receipt(layout, replace(receipt, outputs=output_files(layout, [path])))
+    assert opened(layout, FACES_ONLY).run(SHARD).counts["reused"] == 0
+    assert read_provenance(path) == now
 
 
 def test_what_the_rules_leave_out_stands_in_the_row(images: Bytes, tmp_path: Path) -> None:

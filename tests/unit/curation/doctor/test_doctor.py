@@ -33,7 +33,7 @@ from curation.doctor.doctor import (
     check_shared_memory,
     check_writing,
     cpu_quota,
-    nearest_folder,
+    nearest_existing,
 )
 from curation.doctor.network import check_resolver, check_store, hosts_of
 
@@ -142,7 +142,16 @@ def test_a_folder_that_cannot_be_written_fails() -> None:
 
 
 def test_a_folder_that_is_not_there_yet_is_judged_by_the_one_above(tmp_path: Path) -> None:
-    assert nearest_folder(tmp_path / "a" / "b") == tmp_path
+    assert nearest_existing(tmp_path / "a" / "b") == tmp_path
+
+
+@pytest.mark.parametrize("root", ["urls.txt", "urls.txt/dataset"])
+def test_a_file_in_the_folder_s_place_fails(tmp_path: Path, root: str) -> None:
+    (tmp_path / "urls.txt").write_text("http://a.example/1.jpg\n")
+    checks = check_machine(tmp_path / root, fetch_threads=1, fetch_workers=1)
+    assert [one.detail for one in checks if one.verdict is FAIL] == [
+        f"{tmp_path / 'urls.txt'} is a file"
+    ]
 
 
 def test_the_machine_is_checked_without_a_folder_too() -> None:

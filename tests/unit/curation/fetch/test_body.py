@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -60,6 +61,22 @@ def test_a_slow_body_above_the_rate_or_without_one_is_read(
         patient = replace(config, min_bytes_per_s=min_bytes_per_s, **IMPATIENT)
         body, _ = fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/a", patient)
     assert body == b"x" * 20
+
+
+def test_a_body_of_tiny_chunks_takes_no_more_memory_than_its_bytes(
+    config: FetchConfig, fetch: Fetch, serve: Callable[..., int]
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = head + b"2\r\nab\r\n" * 100_000 + b"0\r\n\r\n"
+    port = serve(answer)
+    tracemalloc.start()
+    try:
+        data, _ = fetch(f"http://127.0.0.1:{port}/a", replace(config, deadline_s=30))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert data == b"ab" * 100_000
+    assert peak < 10 * len(data)
 
 
 def test_the_deadline_comes_before_the_least_rate(

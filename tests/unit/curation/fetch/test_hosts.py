@@ -119,6 +119,18 @@ def test_hosts_that_are_done_with_are_forgotten(monkeypatch: pytest.MonkeyPatch)
         assert hosts._hosts["in use"] is held
 
 
+def test_many_hosts_that_must_be_remembered_do_not_slow_each_other_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hosts_module, "_MANY_HOSTS", 10)
+    hosts = Hosts(1, 0.001, patience_s=1)
+    begin = time.monotonic()
+    for i in range(8000):
+        with hosts.turn(f"h{i}", Deadline(5)):
+            pass
+    assert time.monotonic() - begin < 2
+
+
 def test_spread_takes_the_hosts_in_turn_and_keeps_each_hosts_order() -> None:
     rows = ["a1", "a2", "a3", "b1", "c1", "c2"]
     assert spread(rows, lambda row: row[0]) == ["a1", "b1", "c1", "a2", "c2", "a3"]

@@ -72,6 +72,17 @@ def test_requests_to_one_host_share_a_connection(alive: TroubleServer, client: C
     assert len(set(ports(alive))) == 1
 
 
+def test_a_rate_of_our_own_fails_no_row(
+    alive: TroubleServer, config: FetchConfig, guard: Guard
+) -> None:
+    # Eight threads at ten requests a second: the last of them waits longer than a URL may take.
+    slow = replace(config, threads=8, host_connections=4, host_requests_per_s=10, deadline_s=0.3)
+    with closing(Client(slow, guard)) as client, ThreadPoolExecutor(8) as threads:
+        urls = [alive.url(f"/{i % 6}.jpg?{i}") for i in range(12)]
+        list(threads.map(client.get, urls))
+        assert {client.facts(url).detail for url in urls} == {None}
+
+
 def test_short_answers_nobody_wants_keep_the_connection(
     alive: TroubleServer, client: Client
 ) -> None:

@@ -102,6 +102,8 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
         ("", None),
         ("9" * 400, float("inf")),
         ("Fri, 99 Jan 2026 00:00:00 GMT", None),
+        ("Fri, 02 Jan 2026 00:00:" + "9" * 20 + " GMT", None),
+        ("Fri, 02 Jan 2026 00:00:00 +" + "9" * 20, None),
     ],
 )
 def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float | None) -> None:

@@ -171,9 +171,11 @@ def test_what_is_over_the_cap_is_not_read() -> None:
         everyone("Disallow: /" + "*a" * 2000 + "b"),
         everyone(*("Disallow: /*a*a*a*a*a*a*a*a*a*b" for _ in range(10_000))),
         "User-agent: x\n" * 30_000,
+        "User-agent: x\n" * 15_000 + "Allow: /a\n" * 25_000,
+        "User-agent: *\n" * 15_000 + "Allow: /a\n" * 25_000,
         bytes(range(256)) * 2000,
     ],
-    ids=["many stars", "many rules", "many names", "noise"],
+    ids=["many stars", "many rules", "many names", "names by rules", "one name often", "noise"],
 )
 def test_an_evil_file_takes_little_time(text: str | bytes) -> None:
     started = time.monotonic()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +234,33 @@ def test_an_endless_robots_txt_is_read_up_to_its_cap(crawler: Crawler) -> None:
     with serving(robots=Reply(200, body)) as site:
         assert crawler.get(site.url("/private/a")).code is FailureCode.OPTOUT_ROBOTS_TXT
         assert crawler.get(site.url("/a")).code is None
+
+
+def test_rules_of_a_host_give_way_to_those_of_others(
+    polite: FetchConfig, guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robots_cache, "_CAPACITY", 100)
+    long = b"User-agent: *\n" + b"".join(b"Disallow: /%d/\n" % i for i in range(800))
+    with (
+        serving(robots=Reply(200, long)) as first,
+        serving(robots=Reply(200, DISALLOW)) as second,
+        closing(Crawler(polite, guard)) as small,
+    ):
+        for site in (first, second, second, first):
+            assert small.get(site.url("/a")).code is None
+        assert first.paths.count("/robots.txt") == 2
+        assert second.paths.count("/robots.txt") == 1
+
+
+def test_a_robots_txt_that_cannot_be_read_is_not_taken_for_one_without_rules(
+    crawler: Crawler,
+) -> None:
+    packed = Reply(200, gzip.compress(DISALLOW), {"Content-Encoding": "gzip"})
+    with serving(robots=packed) as site:
+        facts = crawler.get(site.url("/private/a"))
+        assert facts.code is FailureCode.HTTP_PROTOCOL
+        assert (facts.detail or "").startswith("robots.txt: Content-Encoding 'gzip'")
+        assert site.paths == ["/robots.txt"]
 
 
 def test_the_time_for_robots_txt_is_not_the_urls(polite: FetchConfig, guard: Guard) -> None:

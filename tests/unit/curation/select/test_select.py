@@ -220,6 +220,16 @@ def test_balanced_strata_weigh_the_same_in_all(curated: DatasetLayout, out: Path
         ({"where": "random() < 0.5"}, "calls random, whose result differs"),
         ({"where": "fetched_at < now()"}, "calls now, whose result differs"),
         ({"where": "fetched_at < current_date"}, "whose result differs"),
+        ({"where": "fetched_at < current_timestamp"}, "whose result differs"),
+        ({"where": "fetched_at::timestamp < localtimestamp"}, "whose result differs"),
+        (
+            {"where": "image_id in (select image_id from manifest limit 1)"},
+            "calls limit, whose result differs",
+        ),
+        (
+            {"where": "image_id = (select any_value(image_id) from manifest)"},
+            "calls any_value, whose result differs",
+        ),
         ({"where": "num_faces > 7"}, "no row is chosen: of 6 rows.*true for 0"),
         (
             {"where": "status = 'failed'"},
@@ -229,6 +239,8 @@ def test_balanced_strata_weigh_the_same_in_all(curated: DatasetLayout, out: Path
         ({"weight": "null"}, "null, negative or not finite in 3 of 3 rows"),
         ({"weight": "1 / 0.0"}, "not finite in 3 of 3 rows"),
         ({"weight": "0"}, "is 0 in every row"),
+        ({"weight": "1e308"}, "adds up to infinity"),
+        ({"weight": "1e-320"}, "is 0 in every row"),
         ({"weight": "1", "balance": "1"}, "give one"),
         ({"limit": 0}, "must be at least 1"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from annotations_schema.errors import UsageError
-from annotations_schema.layout import DatasetLayout, read_receipt
-from annotations_schema.manifest import read_manifest
+from annotations_schema.layout import DatasetLayout, output_files, read_receipt, write_receipt
+from annotations_schema.manifest import (
+    read_manifest,
+    read_provenance,
+    table_from_rows,
+    write_manifest,
+)
 from annotations_schema.validation import validate
 from curation.cli import main
 from curation.passes.passes import plan_pass
@@ -161,6 +168,49 @@ def test_a_pass_that_was_planned_before_its_shard_was_done_is_no_obstacle(
     (planned,) = pq.read_table(str(curated.plan("000000.1"))).to_pylist()
     assert (planned["status"], planned["url"], planned["history"]) == ("tombstoned", None, None)
     assert not curated.images("000000").exists()
+
+
+def test_a_manifest_of_fetch_tables_that_are_gone_is_not_vouched_for(
+    curated: DatasetLayout,
+) -> None:
+    second = replace(curated, annotation_set="second")
+    typed = ["annotate", str(curated.root), "--annotation-set", "second"]
+    assert main(typed) == 0
+    # The shard's first pass was fetched again: its other image did not come this time.
+    image_id = read_manifest(curated.fetch("000000")).column("image_id")[1].as_py()
+    tar = curated.images("000000")
+    with tarfile.open(tar) as old, tarfile.open(tar.with_suffix(".new"), "w") as new:
+        for member in old:
+            if not member.name.startswith(image_id):
+                new.addfile(member, old.extractfile(member))
+    tar.with_suffix(".new").replace(tar)
+    rows = read_manifest(curated.fetch("000000")).to_pylist()
+    gone = {"sha256": None, "shard": None, "offset": None, "length": None, "stage": "fetch"}
+    rows[1] |= {**gone, "status": "failed", "failure_code": "http_404"}
+    provenance = read_provenance(curated.fetch("000000"))
+    write_manifest(curated.fetch("000000"), table_from_rows(rows), provenance)
+    receipt = read_receipt(curated, "fetch", "000000")
+    assert receipt is not None
+    outputs = output_files(curated, [tar, curated.fetch("000000")])
+    write_receipt(curated, replace(receipt, outputs=outputs))
+    tombstone(curated, {ID: URL}, with_copies=False)
+    assert read_receipt(second, "annotate", "000000") is None
+    assert main(typed) == 0
+    assert read_manifest(second.annotations("000000")).column("status").to_pylist()[:2] == [
+        "tombstoned",
+        "failed",
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"number": 0}'])
+def test_a_damaged_receipt_of_a_removal_is_one_clear_line(
+    curated: DatasetLayout, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    tombstone(curated, {ID: URL}, with_copies=False)
+    curated.receipt("tombstone", "000000").write_text(text)
+    assert main(["tombstone", str(curated.root), "--resume"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "000000.json: not a receipt of a removal" in line
 
 
 def test_resume_without_anything_to_finish_does_nothing(curated: DatasetLayout) -> None:

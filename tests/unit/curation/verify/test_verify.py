@@ -179,6 +179,27 @@ def test_a_changed_fact_of_fetch_is_found(curated: DatasetLayout) -> None:
     assert found.rule == "caption is as fetch wrote it"
 
 
+def test_a_user_column_with_nan_is_as_fetch_wrote_it(curated: DatasetLayout) -> None:
+    nan = float("nan")
+    for path in (curated.fetch(FIRST), curated.annotations(FIRST)):
+        table = read_manifest(path)
+        pairs = pa.array([[nan, 1.0]] * len(table))
+        table = table.append_column("input_n", pa.array([nan] * len(table)))
+        pq.write_table(table.append_column("input_pair", pairs), str(path))
+    found = {finding.column for finding in verify(curated).findings}
+    assert found
+    assert found & {"input_n", "input_pair"} == set()
+
+
+def test_a_verdict_of_fetch_that_annotate_changed_is_found(curated: DatasetLayout) -> None:
+    codes = read_manifest(curated.annotations(FIRST)).column("failure_code").to_pylist()
+    number = codes.index("http_404")
+    _edit(curated, number, lambda row: row.update(failure_code="http_410"))
+    findings = verify(curated).findings
+    assert [(one.row, one.column) for one in findings] == [(number, "failure_code")]
+    assert findings[0].found == "'http_410', fetch wrote 'http_404'"
+
+
 def test_a_deleted_row_is_found_and_named(curated: DatasetLayout) -> None:
     table = read_manifest(curated.annotations(FIRST))
     gone = table.column("image_id")[GONE].as_py()
