@@ -8,19 +8,20 @@ import statistics
 import subprocess
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 from unittest import mock
 
 from annotations_schema import layout as layout_module
-from annotations_schema.layout import DatasetLayout
+from annotations_schema import manifest as manifest_module
+from annotations_schema.layout import DatasetLayout, OutputFile
 from curation.annotate import stage as annotate_module
 from curation.annotate.config import AnnotateConfig
 from curation.annotate.stage import AnnotateStage
 from curation.demo.server import ServedFile, TroubleServer
 from curation.fetch import stage as fetch_module
+from curation.fetch import tar as tar_module
 from curation.fetch.config import FetchConfig
 from curation.fetch.stage import FetchStage
 from curation.plan.plan import PlanConfig, plan
@@ -30,12 +31,18 @@ from tests.benchmarks.timing import interleaved, show
 
 NUM_SHARDS = 1000
 NUM_IMAGES = 200
+NUM_ANNOTATED = 50
 ROUNDS = 5
-_PARTS = {
-    "fsync": [(layout_module, "_sync")],
-    "hashes of outputs": [(fetch_module, "output_files"), (annotate_module, "output_files")],
-    "receipts": [(fetch_module, "write_receipt"), (annotate_module, "write_receipt")],
-}
+FETCH_ROUNDS = 41
+"""A round takes a third of a second, so chance weighs more."""
+_SAFETY: list[tuple[ModuleType, str, object]] = [
+    (layout_module, "_sync", None),
+    (manifest_module, "output_file", OutputFile(bytes=0, sha256="0" * 64)),
+    (tar_module, "output_file", OutputFile(bytes=0, sha256="0" * 64)),
+    (fetch_module, "write_receipt", None),
+    (annotate_module, "write_receipt", None),
+]
+"""What the benchmark does without, and what is answered instead: fsync, hashes, receipts."""
 _CLI = str(Path(sysconfig.get_path("scripts")) / "insight-curate")
 
 
@@ -68,68 +75,60 @@ def bench_resume() -> None:
 
 
 def bench_receipts() -> None:
-    """The share of wall time that goes to fsync, to the hashes in receipts and to receipts."""
+    """What fsync, the hashes in receipts and receipts add to the wall time."""
     pictures = photos()
     files = {f"/{i}.jpg": ServedFile(pictures[i % len(pictures)]) for i in range(NUM_IMAGES)}
     folder = Path(tempfile.mkdtemp(prefix="bench-receipts-"))
     try:
         with TroubleServer(files) as server:
-            (folder / "list.txt").write_text("\n".join(server.url(path) for path in files))
-            layout = DatasetLayout(folder / "dataset")
-            plan(folder / "list.txt", layout, PlanConfig(shard_size=NUM_IMAGES))
+            urls = [server.url(path) for path in files]
+            layout = _planned(folder / "fetch", urls)
+            fetch = FetchStage(layout.root, FetchConfig(threads=16, allow_private_network=True))
+            with contextlib.closing(fetch):
+                fetch.open()
+                _show_share("Safety in fetch from loopback", layout, [fetch], FETCH_ROUNDS)
+            layout = _planned(folder / "both", urls[:NUM_ANNOTATED])
             fetch = FetchStage(layout.root, FetchConfig(threads=16, allow_private_network=True))
             annotate = AnnotateStage(layout.root, AnnotateConfig())
             with contextlib.closing(fetch), contextlib.closing(annotate):
                 fetch.open()
                 annotate.open()
-                print(f"\nSafety's share of wall time, {NUM_IMAGES} images, {ROUNDS} rounds")
-                _show_shares("fetch from loopback", layout, [fetch])
-                _show_shares(
-                    "fetch and annotate, text and faces, one thread", layout, [fetch, annotate]
+                _show_share(
+                    "Safety in fetch and annotate, one thread", layout, [fetch, annotate], ROUNDS
                 )
     finally:
         shutil.rmtree(folder)
 
 
-def _show_shares(title: str, layout: DatasetLayout, stages: Sequence[Stage]) -> None:
+def _planned(root: Path, urls: Sequence[str]) -> DatasetLayout:
+    """One shard of `urls`."""
+    root.mkdir()
+    (root / "list.txt").write_text("\n".join(urls))
+    layout = DatasetLayout(root / "dataset")
+    plan(root / "list.txt", layout, PlanConfig(shard_size=len(urls)))
+    return layout
+
+
+def _show_share(title: str, layout: DatasetLayout, stages: Sequence[Stage], rounds: int) -> None:
+    """Wall time with and without, in turn; what overlaps with other work costs nothing."""
     (shard,) = layout.shards_planned()
-    shares: dict[str, list[float]] = {part: [] for part in (*_PARTS, "together")}
-    for number in range(ROUNDS + 1):
+
+    def run() -> None:
         # Annotate would look at no image that an earlier manifest has.
         layout.annotations(shard).unlink(missing_ok=True)
-        started = time.perf_counter()
-        with _counted() as spent:
-            for stage in stages:
-                stage.run(shard)
-        took = time.perf_counter() - started
-        if number:  # the first one warms up
-            for part, seconds in {**spent, "together": sum(spent.values())}.items():
-                shares[part].append(seconds / took)
-    print(f"  {title}")
-    for part, of_part in shares.items():
-        spread = f"{min(of_part):.2%}..{max(of_part):.2%}"
-        print(f"    {part:20s} {statistics.median(of_part):6.2%}  ({spread})")
+        for stage in stages:
+            stage.run(shard)
 
+    def run_without() -> None:
+        with contextlib.ExitStack() as patched:
+            for module, name, answer in _SAFETY:
+                nothing = mock.Mock(return_value=answer)
+                patched.enter_context(mock.patch.object(module, name, nothing))
+            run()
 
-@contextlib.contextmanager
-def _counted() -> Iterator[dict[str, float]]:
-    """Seconds spent in each part; fsync within a receipt counts as fsync."""
-    spent = dict.fromkeys(_PARTS, 0.0)
-
-    def counted(part: str, do: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started, before = time.perf_counter(), sum(spent.values())
-            try:
-                return do(*args, **kwargs)
-            finally:
-                within = sum(spent.values()) - before
-                spent[part] += time.perf_counter() - started - within
-
-        return timed
-
-    with contextlib.ExitStack() as patched:
-        for part, places in _PARTS.items():
-            for module, name in places:
-                do = counted(part, getattr(module, name))
-                patched.enter_context(mock.patch.object(module, name, do))
-        yield spent
+    timings = interleaved({"with": run, "without": run_without}, rounds=rounds)
+    pairs = zip(timings["with"].seconds, timings["without"].seconds, strict=True)
+    shares = [1 - without / whole for whole, without in pairs]
+    show(title, timings)
+    low, high = min(shares), max(shares)
+    print(f"  share of wall time {statistics.median(shares):6.2%}  ({low:.2%}..{high:.2%})")

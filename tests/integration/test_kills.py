@@ -166,16 +166,19 @@ def run_and_kill(
     """
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while time.monotonic() - started < moment_s and process.poll() is None:
-        time.sleep(0.01)
-    found: list[Process] = []
-    while not found and process.poll() is None:
-        found = victim.find(process.pid)
-        time.sleep(0.01)
-    family = descendants(process.pid)
-    if found and process.poll() is None:
-        os.kill(draw.choice(found).pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=LONGEST_RUN_S)
+    try:
+        while time.monotonic() - started < moment_s and process.poll() is None:
+            time.sleep(0.01)
+        found: list[Process] = []
+        while not found and process.poll() is None:
+            found = victim.find(process.pid)
+            time.sleep(0.01)
+        family = descendants(process.pid)
+        if found and process.poll() is None:
+            os.kill(draw.choice(found).pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=LONGEST_RUN_S)
+    finally:
+        process.kill()
     wait_for_end(family)
     return process.returncode, said.decode(errors="replace")
 

@@ -31,6 +31,7 @@ from curation.cli import main
 from curation.demo.server import ServedFile, TroubleServer
 from curation.demo.troubles import BAD_ROWS, TROUBLES
 from curation.lock import LEASE_TIMES, exclusive
+from tests.changing_server import ChangingServer
 from training.data.manifest import ManifestDataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -237,6 +238,29 @@ def test_plain_pyarrow_and_duckdb_read_it_as_users_would(
         assert connection.sql(query).fetchall() == [(10, 10)]
 
 
+def test_a_csv_list_in_the_store_is_planned_and_failed_rows_are_fetched_again(
+    store: str,
+) -> None:
+    root = f"{store}/retried/dataset"
+    with ChangingServer() as server:
+        server.answers = {"/here.png": picture(1), "/late.png": 503}
+        listed = ["url,caption", *(f"{server.url(one)},a" for one in server.answers)]
+        filesystem, path = FileSystem.from_uri(f"{store}/lists/urls.csv")
+        with filesystem.open_output_stream(path) as stream:
+            stream.write("".join(f"{line}\n" for line in listed).encode())
+        typed = ["run", f"{store}/lists/urls.csv", "--out", root, *SETTINGS, "--retries", "0"]
+        assert main(typed) == 0
+        server.answers["/late.png"] = picture(2)
+        assert main(["retry", root, "--codes", "http_503"]) == 0
+    (manifest,) = DatasetLayout(location(root)).manifests()
+    rows = read_manifest(manifest, ["status", "shard", "history"]).to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert [row["shard"] for row in rows] == ["000000", "000000.1"]
+    assert [one["failure_code"] for one in rows[1]["history"]] == ["http_503"]
+    assert main(["verify", root]) == 0
+
+
+@pytest.mark.long
 def test_the_ray_runner_gives_the_same(
     listed: Listed, store: str, in_store: DatasetLayout, tmp_path: Path
 ) -> None:
