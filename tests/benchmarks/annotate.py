@@ -27,7 +27,7 @@ from tests.benchmarks.timing import Timing, interleaved, ratio, show
 from tests.fetched_datasets import SHARD, write_pass
 
 ROUNDS = 5
-RAY_SHARDS, RAY_SHARD_SIZE = 12, 2
+RAY_SHARDS, RAY_SHARD_SIZE = 16, 3
 
 PEAK_OF_A_WORKER = """
 import sys
