@@ -158,14 +158,16 @@ def contents(layout: DatasetLayout) -> dict[str, str]:
 
 
 def run_and_kill(
-    command: Sequence[str], victim: Victim, moment_s: float, draw: random.Random
-) -> tuple[int, str]:
-    """Start the run, kill the victim once, wait for the end; what it returned and said.
+    command: Sequence[str], victim: Victim, moment_s: float, draw: random.Random, said: Path
+) -> int:
+    """Start the run, kill the victim once, wait for the end; its exit code. `said` is its stderr.
 
     A victim that is not there yet at the moment drawn is waited for: the run may still be loading.
     """
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # Not a pipe: agents of a dead raylet live on for a while and would hold it open.
+    with said.open("wb") as told:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
     try:
         while time.monotonic() - started < moment_s and process.poll() is None:
             time.sleep(0.01)
@@ -176,11 +178,11 @@ def run_and_kill(
         family = descendants(process.pid)
         if found and process.poll() is None:
             os.kill(draw.choice(found).pid, signal.SIGKILL)
-        _, said = process.communicate(timeout=LONGEST_RUN_S)
+        process.wait(timeout=LONGEST_RUN_S)
     finally:
         process.kill()
     wait_for_end(family)
-    return process.returncode, said.decode(errors="replace")
+    return process.returncode
 
 
 def wait_for_end(family: Sequence[Process]) -> None:
@@ -203,7 +205,9 @@ def check_seed(seed: int, undisturbed: Undisturbed, root: Path) -> None:
     victim = VICTIMS[seed % len(VICTIMS)]
     moment_s = draw.uniform(0.2, 1.0) * undisturbed.elapsed_s[victim.options]
     command = typed(undisturbed.urls, root, victim.options)
-    code, said = run_and_kill(command, victim, moment_s, draw)
+    log = root.with_name("stderr.txt")
+    code = run_and_kill(command, victim, moment_s, draw, log)
+    said = log.read_text(errors="replace")
     if victim.ends_by_itself:
         assert code == 0, said
     else:

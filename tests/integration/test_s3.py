@@ -270,6 +270,7 @@ def test_the_ray_runner_gives_the_same(
     assert canonical(DatasetLayout(location(root))) == canonical(in_store)
 
 
+@pytest.mark.long
 def test_a_killed_run_is_waited_for_and_then_finished(
     listed: Listed, store: str, in_store: DatasetLayout
 ) -> None:
