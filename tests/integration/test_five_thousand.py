@@ -20,7 +20,7 @@ from curation.demo.troubles import TROUBLES
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ("--allow-private-network", "--text-detector", "none", "--deadline-s", "3")
+SETTINGS = ("--allow-private-network", "--text-detector", "none", "--deadline-s", "4")
 LIMITS = ("--max-bytes", "1000000", "--fetch-threads", "32")
 # Their answer depends on how often they were asked, over all rows.
 STATEFUL = {"flaky", "changing", "rate_limited_once"}
@@ -31,7 +31,7 @@ STEADY = [trouble for trouble in TROUBLES if trouble.name not in STATEFUL]
 def server(astronaut: np.ndarray, coffee: np.ndarray) -> Iterator[TroubleServer]:
     pictures = {"/astronaut.jpg": jpeg(astronaut[::4, ::4]), "/coffee.jpg": jpeg(coffee[::4, ::4])}
     files = {path: ServedFile(data) for path, data in pictures.items()}
-    with TroubleServer(files, picture=pictures["/coffee.jpg"], slow_s=6, huge_bytes=2**21) as made:
+    with TroubleServer(files, picture=pictures["/coffee.jpg"], slow_s=8, huge_bytes=2**21) as made:
         yield made
 
 
