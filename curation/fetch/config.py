@@ -90,9 +90,11 @@ class FetchConfig:
     def turn_patience_s(self) -> float:
         """Longest wait for a turn at a host, seconds. Under a rate it is long enough for all
         threads to have theirs at one host: our own limit is no failure of a row."""
+        # Every thread may queue at one host, and each holder of a turn take its whole deadline.
+        by_connections = self.deadline_s * math.ceil(self.threads / self.host_connections)
         if self.host_requests_per_s is None:
-            return self.deadline_s
-        return self.deadline_s + min(self.threads / self.host_requests_per_s, _MOST_QUEUE_S)
+            return by_connections
+        return by_connections + min(self.threads / self.host_requests_per_s, _MOST_QUEUE_S)
 
     @property
     def hung_after_s(self) -> float:
