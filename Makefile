@@ -1,6 +1,6 @@
 # Every target works from a bare clone on Python 3.11 or 3.12: the first one makes .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types bench quality golden constraints clean
+.PHONY: help install demo test test-all lint types bench bench-train quality golden constraints clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,13 +28,15 @@ demo: $(INSTALLED)  ## the whole road on real pictures, about five minutes, into
 # The report's page is tested in a real browser, where the machine has one.
 BROWSER := $(firstword $(foreach b,chromium chromium-browser google-chrome chrome,$(shell command -v $(b))))
 NOT_BROWSER := $(if $(BROWSER),,and not browser)
+NOT_GPU := $(if $(shell command -v nvidia-smi),,and not gpu)
 
 test: $(INSTALLED) lint types  ## every check and the tests, without the long editions
-	$(BIN)/python -m pytest -m "not long $(NOT_BROWSER)"
+	$(BIN)/python -m pytest -m "not long $(NOT_BROWSER) $(NOT_GPU)"
 	@test -n "$(BROWSER)" || echo "no Chromium on PATH: the tests of the page in a browser did not run" >&2
+	@test -z "$(NOT_GPU)" || echo "no GPU here: the tests marked gpu did not run" >&2
 
 test-all: $(INSTALLED) lint types  ## every check and every test, with the long editions
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(NOT_GPU),-m "not gpu")
 
 quality: $(INSTALLED)  ## detectors against ground truth; needs the pictures: INSIGHTTOK_DATA=FOLDER
 	$(BIN)/python -m tests.benchmarks quality
@@ -49,6 +51,9 @@ types: $(INSTALLED)  ## mypy, strict
 
 bench: $(INSTALLED)  ## measurements, printed with the machine's name
 	$(BIN)/python -m tests.benchmarks
+
+bench-train: $(INSTALLED)  ## the trainer beside what it is to beat, two threads; about ten minutes
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.benchmarks region_crops quantizer loader step adaptive region_losses online ranks
 
 golden: $(INSTALLED)  ## write the golden files anew; their diff is to be explained in CHANGELOG.md
 	$(BIN)/python -m tests.golden.regen

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ from curation.runtime.stage import (
 
 OBJECT_STORE_BYTES = 100 * 2**20
 _WAIT_S = 1.0
+_START_S = 90.0
 # Ray may not restart or repeat by itself: it would hide a death from the count.
 _NO_RESTART = {"max_restarts": 0, "max_task_retries": 0}
 
@@ -84,6 +86,9 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
         "object_store_memory": OBJECT_STORE_BYTES,
     }
     options = {"address": address} if address else local
+    overdue = threading.Timer(_START_S, _abandon_start)
+    overdue.daemon = True
+    overdue.start()
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # a node that does not start raises a bare Exception
@@ -93,6 +98,20 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
             f"no Ray cluster at {address!r} ({one_line(str(error))}); start one with "
             "`ray start --head`, or leave --ray-address away"
         ) from error
+    finally:
+        overdue.cancel()
+
+
+def _abandon_start() -> None:
+    """End this process: where a node dies while Ray connects, Ray may wait for it for ever.
+
+    Nothing is under way yet, and the run's lock goes with the process.
+    """
+    sys.stderr.write(
+        f"insight-curate: Ray did not start within {_START_S:g} s; the same command continues\n"
+    )
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def available_cpus() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -281,3 +283,18 @@ def test_workers_claim_the_gpus_they_were_promised(layout: DatasetLayout) -> Non
 
 def test_the_cluster_offers_the_cpus_it_was_given() -> None:
     assert (available_cpus(), available_gpus()) == (2, 0)
+
+
+def test_a_cluster_that_never_answers_is_given_up_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        code = (
+            "from curation.runtime import ray_runtime\n"
+            "ray_runtime._START_S = 2.0\n"
+            f"with ray_runtime.cluster({address!r}): pass\n"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert run.returncode == 1
+    assert run.stderr.endswith("Ray did not start within 2 s; the same command continues\n")
