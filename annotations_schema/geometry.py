@@ -149,13 +149,9 @@ def invert(matrix: ArrayLike) -> Float64:
     determinant = m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0]
     if not np.isfinite(m).all() or (determinant == 0).any():
         raise GeometryError("a 2x3 matrix is singular or not finite, so it has no inverse")
-    adjugate = np.stack(
-        [
-            np.stack([m[..., 1, 1], -m[..., 0, 1]], axis=-1),
-            np.stack([-m[..., 1, 0], m[..., 0, 0]], axis=-1),
-        ],
-        axis=-2,
-    )
+    adjugate = np.empty((*m.shape[:-1], 2))
+    adjugate[..., 0, 0], adjugate[..., 0, 1] = m[..., 1, 1], -m[..., 0, 1]
+    adjugate[..., 1, 0], adjugate[..., 1, 1] = -m[..., 1, 0], m[..., 0, 0]
     linear = adjugate / determinant[..., None, None]
     return np.concatenate([linear, -(linear @ m[..., 2:])], axis=-1)
 

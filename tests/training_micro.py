@@ -8,6 +8,7 @@ from training.config import DataConfig, LogConfig, OptimizerConfig, Phase, Train
 from training.data.loader import StreamConfig
 from training.data.transforms import CropConfig
 from training.losses.objective import ObjectiveConfig
+from training.machine import MachineConfig
 from training.models.autoencoder import AutoencoderConfig
 from training.models.discriminator import DiscriminatorConfig
 from training.models.quantizer import QuantizerConfig
@@ -45,8 +46,7 @@ def micro(*phases: Phase) -> TrainConfig:
         ),
         log=LogConfig(metrics_every=1, preview_every=100, checkpoint_every=100, preview_images=2),
         ema_decay=0.9,
-        device="cpu",
-        threads=1,
+        machine=MachineConfig(device="cpu", threads=1),
     )
 
 

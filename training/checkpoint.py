@@ -15,6 +15,7 @@ The published `insight_tok.pt` holds "model" alone and is read too.
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from annotations_schema.errors import UsageError, VersionError
 from annotations_schema.layout import atomic_write
+from training.models.published import nearest_named, tokenizer_of
 from training.models.tokenizer import CONFIGS, Tokenizer, TokenizerConfig
 from training.typed_config import from_plain
 
@@ -39,7 +41,8 @@ _NOT_A_CHECKPOINT = (
     RuntimeError,
     EOFError,
     ValueError,
-    KeyError,
+    LookupError,
+    struct.error,
 )
 
 
@@ -49,9 +52,27 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Args:
         path: the file.
         state: "model", "config" and whatever else; "format" and "version" are added.
+
+    Raises:
+        UsageError: it cannot be written, for one because the disk is full; what was there stands.
     """
-    with atomic_write(path) as temporary:
-        torch.save({"format": FORMAT, "version": VERSION, **state}, temporary)
+    save_weights(path, {"format": FORMAT, "version": VERSION, **state})
+
+
+def save_weights(path: Path, content: Mapping[str, Any]) -> None:
+    """`save_checkpoint` of exactly this content; raises as it does."""
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            torch.save(dict(content), file)
+    except (OSError, RuntimeError) as error:
+        # torch reports what went wrong in the file as an error of its own archive.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UsageError(
+            f"{path} cannot be written ({cause.strerror}); what was there before stands: "
+            "make room or mend its folder, then go on from it"
+        ) from cause
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -86,36 +107,31 @@ def load_tokenizer(path: Path, device: str | torch.device = "cpu") -> Tokenizer:
     """The tokenizer of a checkpoint, averaged weights where it has them, in evaluation mode.
 
     Raises:
-        UsageError: the file is missing or is no tokenizer checkpoint.
+        UsageError: the file is missing, is no tokenizer checkpoint, or is one of another network,
+            in which case the line names the weights that differ.
         VersionError: it was written by a newer version.
     """
     state = load_checkpoint(path, device)
-    weights = state["ema"]["module"] if "ema" in state else state["model"]
-    tokenizer = Tokenizer(_tokenizer_config(state, weights, path))
+    weights = averaged_weights(state)
+    name, config = _tokenizer_config(state, weights)
     try:
-        tokenizer.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path} does not fit its tokenizer configuration: {reason}") from error
-    return tokenizer.to(device).eval()
+        return tokenizer_of(config, weights).to(device).eval()
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is a checkpoint of another network than {name}: {error}"
+        ) from error
+
+
+def averaged_weights(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The averaged weights of a checkpoint's state where it has them, else the trained ones."""
+    weights: Mapping[str, Tensor] = state["ema"]["module"] if "ema" in state else state["model"]
+    return weights
 
 
 def _tokenizer_config(
-    state: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
-) -> TokenizerConfig:
+    state: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> tuple[str, TokenizerConfig]:
     if "config" in state:
-        return from_plain(TokenizerConfig, state["config"]["tokenizer"])
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    for config in CONFIGS.values():
-        if _parameter_shapes(config).items() <= shapes.items():
-            return config
-    raise UsageError(
-        f"{path} names no configuration, and its weights have the shapes of none of "
-        f"{', '.join(CONFIGS)}"
-    )
-
-
-def _parameter_shapes(config: TokenizerConfig) -> dict[str, tuple[int, ...]]:
-    # The meta device gives shapes without the memory of 426 million weights.
-    with torch.device("meta"):
-        return {name: tuple(p.shape) for name, p in Tokenizer(config).named_parameters()}
+        return "its configuration", from_plain(TokenizerConfig, state["config"]["tokenizer"])
+    name = nearest_named(weights)
+    return f"{name}, the nearest by its weights", CONFIGS[name]

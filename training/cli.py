@@ -40,6 +40,12 @@ class Tokenizer:
     """Dataset folders or manifest files."""
     out: Annotated[Path, arg(metavar="RUN")]
     """Folder of the run."""
+    where: str | None = None
+    """Train only on images for which this SQL predicate over the manifests' columns is true:
+    "num_text > 0 and width >= 512"."""
+    weights: tuple[float, ...] = ()
+    """How often each source of --data is drawn, one positive number each: 3 1. Without, every image
+    of all sources is drawn once an epoch."""
     set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="KEY=VALUE")] = ()
     """Change the recipe: seed=1 data.crop.size_px=128 phases.base.steps=1000; a star stands for
     every phase: phases.*.objective.perceptual_weight=0."""
@@ -109,18 +115,66 @@ class Reconstruct:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draw the curves of runs: losses, gradient norms, codebook, speed, memory over steps."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
+    """Folders of runs; several are drawn over each other."""
+    out: Annotated[Path, arg(metavar="FILE")] = Path("curves.png")
+    """The picture: .png, .svg or .pdf; one that is there is replaced."""
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate:
+    """Measure the losses' gradients on real batches; propose weights of text and face loss."""
+
+    recipe: str
+    """Name of a recipe; see `insight-train recipes`."""
+    data: Annotated[UseAppendAction[tuple[tuple[Path, ...], ...]], arg(metavar="DIR|MANIFEST")]
+    """Dataset folders or manifest files."""
+    set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="KEY=VALUE")] = ()
+    """Change the recipe, as for `tokenizer`."""
+    checkpoint: Annotated[Path | None, arg(metavar="CHECKPOINT")] = None
+    """A run's checkpoint.pt, whose reconstructions are measured; default: blurred originals."""
+    batches: int = 16
+    """Batches to measure."""
+    target: float = 0.5
+    """Length of a region loss's weighted gradient as a share of the perceptual loss's."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Also write the JSON object to this file; one that is there is replaced."""
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a checkpoint's weights in the layout of the published insight_tok.pt."""
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """File checkpoint.pt of a run."""
+    out: Annotated[Path, arg(metavar="FILE")]
+    """The new file, .pt."""
+    weights: Literal["averaged", "trained"] = "averaged"
+    """The averaged weights, which are evaluated, or those of the last step."""
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipes:
     """List the recipes: networks, phases, losses."""
 
     output: OutputOptions = OutputOptions()
 
 
-Command = Tokenizer | Evaluate | Reconstruct | Recipes
+Command = Tokenizer | Evaluate | Reconstruct | Plot | Calibrate | Export | Recipes
 
 _TYPED: Any = (
     Annotated[Tokenizer, subcommand("tokenizer")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Reconstruct, subcommand("reconstruct")]
+    | Annotated[Plot, subcommand("plot")]
+    | Annotated[Calibrate, subcommand("calibrate")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Recipes, subcommand("recipes")]
 )
 

@@ -7,23 +7,28 @@ import itertools
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from annotations_schema.errors import UsageError
+from annotations_schema.layout import atomic_write
 from training.cli import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    Calibrate,
     Command,
     Evaluate,
+    Export,
+    Plot,
     Recipes,
     Reconstruct,
     Tokenizer,
 )
 from training.config import Phase, TrainConfig
+from training.finite import NonFiniteError
 from training.recipes import RECIPES
-from training.train_tokenizer import NonFiniteError, train_tokenizer
+from training.train_tokenizer import train_tokenizer
 from training.typed_config import to_plain, with_overrides
 
 
@@ -40,6 +45,12 @@ def execute(command: Command) -> int:
         return _evaluate(command)
     if isinstance(command, Reconstruct):
         return _reconstruct(command)
+    if isinstance(command, Plot):
+        return _plot(command)
+    if isinstance(command, Calibrate):
+        return _calibrate(command)
+    if isinstance(command, Export):
+        return _export(command)
     return _list_recipes(command)
 
 
@@ -63,6 +74,10 @@ def resolved_config(recipe: str, assignments: tuple[str, ...]) -> TrainConfig:
 
 def _train(command: Tokenizer) -> int:
     config = resolved_config(command.recipe, tuple(itertools.chain.from_iterable(command.set)))
+    if command.where is not None:
+        config = replace(config, data=replace(config.data, where=command.where))
+    if command.weights:
+        config = replace(config, data=replace(config.data, weights=command.weights))
     sources = list(itertools.chain.from_iterable(command.data))
     result = train_tokenizer(config, sources, command.out, resume=command.resume)
     if command.output.json:
@@ -97,6 +112,55 @@ def _reconstruct(command: Reconstruct) -> int:
     return result.exit_code
 
 
+def _plot(command: Plot) -> int:
+    from training.plot import plot_runs
+
+    curves = plot_runs(command.runs, command.out)
+    for one in curves:
+        broken = f", {one.broken_lines} broken lines left out" if one.broken_lines else ""
+        sys.stderr.write(f"{one.name}: {len(one.steps)} lines{broken}\n")
+    sys.stderr.write(f"drawn in {command.out}\n")
+    if command.output.json:
+        runs = [
+            {"run": str(run), "lines": len(one.steps), "broken_lines": one.broken_lines}
+            for run, one in zip(command.runs, curves, strict=True)
+        ]
+        _print_json({"out": str(command.out), "runs": runs})
+    return 0
+
+
+def _calibrate(command: Calibrate) -> int:
+    from training.calibrate import CalibrateConfig, calibrate
+
+    config = resolved_config(command.recipe, tuple(itertools.chain.from_iterable(command.set)))
+    sources = list(itertools.chain.from_iterable(command.data))
+    chosen = CalibrateConfig(
+        checkpoint=command.checkpoint, batches=command.batches, target=command.target
+    )
+    result = calibrate(config, sources, chosen)
+    if command.out is not None:
+        with atomic_write(command.out) as temporary:
+            temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    for line in result.lines():
+        sys.stderr.write(f"{line}\n")
+    if command.output.json:
+        _print_json(result.to_json())
+    return 0
+
+
+def _export(command: Export) -> int:
+    from training.export import export
+
+    result = export(command.checkpoint, command.out, command.weights)
+    sys.stderr.write(
+        f"{result.out}: {result.weights} weights of {result.network}, "
+        f"{result.num_tensors} tensors under the published names\n"
+    )
+    if command.output.json:
+        _print_json(result._asdict())
+    return 0
+
+
 def _list_recipes(command: Recipes) -> int:
     if command.output.json:
         _print_json({name: to_plain(recipe()) for name, recipe in RECIPES.items()})
@@ -113,7 +177,7 @@ def _losses(phase: Phase) -> str:
     """The terms of a phase with their weights, and what is frozen."""
     o = phase.objective
     terms = {
-        o.reconstruction: 1.0,
+        o.reconstruction: o.reconstruction_weight,
         "perceptual": o.perceptual_weight,
         "adversarial": o.adversarial_weight,
         "text": o.text_weight,

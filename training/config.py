@@ -14,6 +14,7 @@ from annotations_schema.errors import UsageError
 from training.data.loader import StreamConfig
 from training.data.transforms import CropConfig
 from training.losses.objective import ObjectiveConfig
+from training.machine import MachineConfig
 from training.models.discriminator import DiscriminatorConfig
 from training.models.tokenizer import TokenizerConfig
 
@@ -67,17 +68,12 @@ class OptimizerConfig:
     final_rate: float = 1.0
     """Rate at the last step as a share of the peak; a cosine leads there. 1 keeps it constant, as
     the parents do; a short run gains from a lower one."""
-    accumulate: int = 1
-    """Batches whose gradients make one optimizer step."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.discriminator_learning_rate <= 0 or self.clip_norm <= 0:
             raise UsageError("optimizer: learning rates and clip_norm must be above 0")
-        if self.accumulate < 1 or self.warmup_steps < 0 or not 0 <= self.final_rate <= 1:
-            raise UsageError(
-                "optimizer: accumulate must be at least 1, warmup_steps at least 0 and final_rate "
-                "in [0, 1]"
-            )
+        if self.warmup_steps < 0 or not 0 <= self.final_rate <= 1:
+            raise UsageError("optimizer: warmup_steps must be at least 0 and final_rate in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,25 +88,39 @@ class DataConfig:
     """Images with a shorter side are left out: enlarged they teach blur."""
     images_root: Path | None = None
     """The dataset folder that manifest files address, where they lie outside of it."""
+    where: str | None = None
+    """Only images for which this SQL predicate over the manifests' columns is true; all where
+    None."""
+    weights: tuple[float, ...] | None = None
+    """How often each source of --data is drawn, one positive number each. None: every image once an
+    epoch, whichever source it comes from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrozenNetsConfig:
     """The frozen networks behind perceptual, text and face loss; loaded where a weight needs them.
 
-    The defaults come inside installable packages. The paper's own: LPIPS-VGG, ABINet, ArcFace.
+    The defaults come inside installable packages. The paper's own, by path: lpips, abinet and
+    iresnet50. A hash that is set is what the file must be; the hash of every file that is read
+    stands in run.json.
     """
 
     perceptual: str = "vgg16_keras"
     """Name for `training.models.frozen.perceptual.load_perceptual`."""
     perceptual_path: Path | None = None
     """Its weights file, where it is not in an installed package."""
+    perceptual_sha256: str | None = None
+    """Hex sha256 that this file must have; the card's own where None."""
+    perceptual_download: bool = False
+    """Lets torchvision download the VGG16 of `lpips` into torch's cache, where no path is given."""
     perceptual_layers: tuple[str, ...] = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
-    """Layers of the unweighted distance; `lpips` always takes its own five."""
+    """Layers of the unweighted distance; `lpips` refuses fewer than its five."""
     text: str = "ppocr_v6_small"
     """Name for `training.models.frozen.recognisers.load_text_recogniser`."""
     text_path: Path | None = None
-    """Its weights file."""
+    """Its weights file, where it is not in an installed package."""
+    text_sha256: str | None = None
+    """Hex sha256 that this file must have; the card's own where None."""
     text_layers: tuple[str, ...] | None = None
     """Layers that are compared; the recogniser's own choice where None."""
     text_width: int | None = None
@@ -118,7 +128,9 @@ class FrozenNetsConfig:
     face: str = "sface"
     """Name for `training.models.frozen.recognisers.load_face_recogniser`."""
     face_path: Path | None = None
-    """Its weights file."""
+    """Its weights file, where it is not in an installed package."""
+    face_sha256: str | None = None
+    """Hex sha256 that this file must have; the card's own where None."""
     face_layers: tuple[str, ...] | None = None
     """Layers that are compared; the recogniser's own choice where None."""
 
@@ -181,10 +193,8 @@ class TrainConfig:
     """bfloat16: autocast of networks and losses; weights and quantizer stay float32."""
     seed: int = 0
     """Of initial weights, order, windows and codebook restarts; not negative."""
-    device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda, cuda:1 ..."""
-    threads: int = 0
-    """Threads of torch on the CPU; 0 leaves torch's own choice."""
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    """Where it runs; no part of the run's identity."""
 
     def __post_init__(self) -> None:
         names = [phase.name for phase in self.phases]
@@ -192,8 +202,8 @@ class TrainConfig:
             raise UsageError(f"phases {names}: at least one, and names that differ")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay={self.ema_decay} is outside [0, 1)")
-        if self.seed < 0 or self.threads < 0:
-            raise UsageError(f"seed={self.seed}, threads={self.threads}: neither may be negative")
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed} must not be negative")
         side, factor = self.data.crop.size_px, self.tokenizer.autoencoder.downsampling
         if side % factor:
             raise UsageError(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightEma:
@@ -31,11 +30,18 @@ class WeightEma:
         self._copied = copied
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's present weights."""
+    def update(self, module: nn.Module, gate: Tensor | None = None) -> None:
+        """Move the average towards the module's present weights.
+
+        Args:
+            module: of the same shape.
+            gate: 0-d bool on its device; False leaves the average as it is, without the host
+                having to know.
+        """
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averaged, current = [], []
+        averaged: list[Tensor] = []
+        current: list[Tensor] = []
         present = dict(module.named_parameters())
         for name, parameter in self.module.named_parameters():
             if name.startswith(self._copied) and self._copied:
@@ -43,9 +49,13 @@ class WeightEma:
             else:
                 averaged.append(parameter)
                 current.append(present[name].detach())
-        # One call for all tensors: a Python loop would cost two kernel launches for each.
-        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average(averaged, current, self.num_updates)
+        # Few calls for all tensors: a Python loop would cost two kernel launches for each.
+        if gate is None:
+            torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        else:
+            gaps = torch._foreach_sub(current, averaged)
+            torch._foreach_mul_(gaps, gate * (1.0 - decay))
+            torch._foreach_add_(averaged, gaps)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)
 

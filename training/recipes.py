@@ -21,6 +21,7 @@ from training.config import (
 from training.data.loader import StreamConfig
 from training.data.transforms import CropConfig
 from training.losses.objective import ObjectiveConfig
+from training.machine import MachineConfig
 from training.models.tokenizer import CONFIGS
 
 Recipe = Callable[[], TrainConfig]
@@ -35,9 +36,9 @@ def insight_426m() -> TrainConfig:
         recipe="insight_426m",
         tokenizer=CONFIGS["insight_426m"],
         phases=_paper_phases(),
-        data=DataConfig(stream=StreamConfig(batch_size=16, num_workers=8)),
-        optimizer=OptimizerConfig(accumulate=8),
+        data=DataConfig(stream=StreamConfig(batch_size=128)),
         precision="bfloat16",
+        machine=MachineConfig(num_workers=8, micro_batch=16),
     )
 
 
@@ -47,8 +48,7 @@ def insight_111m() -> TrainConfig:
         insight_426m(),
         recipe="insight_111m",
         tokenizer=CONFIGS["insight_111m"],
-        data=DataConfig(stream=StreamConfig(batch_size=32, num_workers=8)),
-        optimizer=OptimizerConfig(accumulate=4),
+        machine=MachineConfig(num_workers=8, micro_batch=32),
     )
 
 

@@ -7,6 +7,7 @@ RUN/events.jsonl        phases, checkpoints, images that could not be read
 RUN/checkpoint.pt       the latest state; a resume goes on from here
 RUN/phase_NAME.pt       the state at the end of each phase
 RUN/previews/           originals and reconstructions
+RUN/tensorboard/        the same numbers and pictures for TensorBoard
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import training
 from annotations_schema.errors import UsageError
 from annotations_schema.layout import config_sha256, write_json
 from training.config import TrainConfig
+from training.machine import MachineConfig
 from training.typed_config import to_plain
 
 
@@ -65,17 +67,26 @@ class RunFolder:
         """The picture drawn after a step."""
         return self.root / "previews" / f"step_{step:08d}.png"
 
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
 
-def identity_of(config: TrainConfig, manifests: Mapping[str, str]) -> dict[str, Any]:
-    """What a run is: hashes of configuration and manifests, version and sha256 of the code.
+
+def identity_of(
+    config: TrainConfig, manifests: Mapping[str, str], nets: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a run is: hashes of all that goes into it, version and sha256 of the code.
 
     Args:
-        config: the resolved configuration.
+        config: the resolved configuration; its machine settings are left out.
         manifests: sha256 of each manifest file, by path.
+        nets: sha256 of the weights of each frozen network, by name.
     """
     return {
-        "config_sha256": config_sha256(config),
+        "config_sha256": config_sha256(replace(config, machine=MachineConfig())),
         "manifests": dict(manifests),
+        "nets": dict(nets),
         "version": importlib.metadata.version("open-insighttok"),
         "code_sha256": _code_sha256(),
     }
@@ -117,11 +128,21 @@ def check_folder(folder: RunFolder, identity: Mapping[str, Any], *, resume: bool
             f"{folder.root} was trained on other manifests (see {folder.identity}); repeat its "
             "--data, or name another folder with --out"
         )
+    if known.get("nets") != identity["nets"]:
+        raise UsageError(
+            f"{folder.root} was trained through other frozen networks (see {folder.identity}); "
+            "give the same weights files, or name another folder with --out"
+        )
     return True
 
 
 def claim_folder(folder: RunFolder, config: TrainConfig, identity: Mapping[str, Any]) -> None:
-    """Write identity and configuration, unless the folder has them."""
+    """Write identity and configuration, unless the folder has them.
+
+    Files that a killed run left half-written go, a checkpoint of gigabytes among them.
+    """
+    for leftover in [*folder.root.glob(".*.tmp"), *folder.preview(0).parent.glob(".*.tmp")]:
+        leftover.unlink()
     if not folder.identity.exists():
         write_json(folder.identity, identity)
     if not folder.config.exists():

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from annotations_schema.errors import UsageError
 from training.config import TrainConfig
 from training.ema import WeightEma
+from training.finite import FiniteGate
+from training.metrics import MetricWindow
 from training.models.discriminator import PatchDiscriminator
+from training.models.lean import make_lean
+from training.models.published import differences, shapes_of
 from training.models.tokenizer import Tokenizer
-from training.run_log import MetricWindow
 from training.typed_config import to_plain
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainingState:
-    """Networks, optimizers, random generators and the number of steps done."""
+    """Networks, optimizers and the number of steps done; random numbers follow from the latter."""
 
     tokenizer: Tokenizer
     """The trained weights."""
@@ -32,12 +35,12 @@ class TrainingState:
     """None where no phase has an adversarial term."""
     discriminator_optimizer: torch.optim.Optimizer | None
     """None with the discriminator."""
-    codebook_generator: torch.Generator
-    """Picks the latents that dead codes become."""
+    logit_anchors: Tensor
+    """(2,) float32, moving mean logits of real and made images, see `lecam_anchors`."""
+    gate: FiniteGate
+    """Closed for good by the first number that is not finite."""
     window: MetricWindow = field(default_factory=MetricWindow)
     """Means since the last metrics line."""
-    random_states: dict[str, torch.Tensor] = field(default_factory=dict)
-    """States of torch's own generators, by device type, at the begin of this run or resume."""
     step: int = 0
     """Optimizer steps done; phase, data position and learning rate follow from it."""
 
@@ -50,41 +53,27 @@ def initial_state(config: TrainConfig, device: torch.device) -> TrainingState:
         discriminator = None
         if config.uses_discriminator:
             discriminator = PatchDiscriminator(config.discriminator).to(device).train()
+            make_lean(discriminator, config.machine)
+    ema = WeightEma(tokenizer, config.ema_decay, copied=("quantize.",))
+    make_lean(tokenizer, config.machine)
+    # What is compared tensor by tensor has one memory order.
+    make_lean(ema.module, replace(config.machine, compile=False, checkpoint_levels=()))
     rates = config.optimizer
     return TrainingState(
         tokenizer=tokenizer,
-        ema=WeightEma(tokenizer, config.ema_decay, copied=("quantize.",)),
+        ema=ema,
         optimizer=_adamw(tokenizer, config, rates.learning_rate),
         discriminator=discriminator,
         discriminator_optimizer=None
         if discriminator is None
         else _adamw(discriminator, config, rates.discriminator_learning_rate),
-        codebook_generator=torch.Generator().manual_seed(config.seed),
-        random_states={
-            kind: torch.Generator(kind).manual_seed(config.seed).get_state()
-            for kind in {"cpu", device.type}
-        },
+        logit_anchors=torch.zeros(2, device=device),
+        gate=FiniteGate(device),
     )
 
 
-@contextlib.contextmanager
-def own_random_numbers(state: TrainingState, device: torch.device) -> Iterator[None]:
-    """Inside, torch draws the training's random numbers; outside, the caller's are as before."""
-    is_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if is_cuda else []):
-        torch.random.set_rng_state(state.random_states["cpu"])
-        if is_cuda:
-            torch.cuda.set_rng_state(state.random_states["cuda"], device)
-        yield
-
-
-def checkpoint_of(
-    state: TrainingState, config: TrainConfig, device: torch.device
-) -> dict[str, Any]:
+def checkpoint_of(state: TrainingState, config: TrainConfig) -> dict[str, Any]:
     """The state as plain data and tensors; see `training.checkpoint`."""
-    random_states = {"cpu": torch.random.get_rng_state()}
-    if device.type == "cuda":
-        random_states["cuda"] = torch.cuda.get_rng_state(device)
     return {
         "model": state.tokenizer.state_dict(),
         "ema": state.ema.state_dict(),
@@ -94,26 +83,46 @@ def checkpoint_of(
             "optimizer": state.optimizer.state_dict(),
             "discriminator": _state_or_none(state.discriminator),
             "discriminator_optimizer": _state_or_none(state.discriminator_optimizer),
-            "codebook_generator": state.codebook_generator.get_state(),
-            "random_states": random_states,
+            "logit_anchors": state.logit_anchors,
             "window": state.window.state_dict(),
         },
     }
 
 
 def restore(state: TrainingState, saved: Mapping[str, Any]) -> None:
-    """Bring a new state of the same configuration to where `checkpoint_of` left the old one."""
-    training = saved["training"]
+    """Bring a new state of the same configuration to where `checkpoint_of` left the old one.
+
+    Raises:
+        UsageError: the saved state is of another network; the line names the weights that differ.
+    """
+    training = saved.get("training", {})
+    own = {"": state.tokenizer, "discriminator.": state.discriminator}
+    there = {"": saved["model"], "discriminator.": training.get("discriminator")}
+    difference = differences(_shapes(own), _shapes(there))
+    if difference or not training:
+        raise UsageError(
+            f"the run's checkpoint.pt is one of another network: {difference or 'weights alone'}; "
+            "put its own back, or name another folder with --out"
+        )
     state.tokenizer.load_state_dict(saved["model"])
     state.ema.load_state_dict(saved["ema"])
-    state.optimizer.load_state_dict(training["optimizer"])
+    _load(state.optimizer, training["optimizer"])
     if state.discriminator is not None and state.discriminator_optimizer is not None:
         state.discriminator.load_state_dict(training["discriminator"])
-        state.discriminator_optimizer.load_state_dict(training["discriminator_optimizer"])
-    state.codebook_generator.set_state(training["codebook_generator"].cpu())
-    state.random_states.update({k: v.cpu() for k, v in training["random_states"].items()})
+        _load(state.discriminator_optimizer, training["discriminator_optimizer"])
+    state.logit_anchors.copy_(training["logit_anchors"])
     state.window.load_state_dict(training["window"])
     state.step = int(saved["step"])
+
+
+def _shapes(parts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of modules or states, None for a part that is absent."""
+    states = {p: x.state_dict() if isinstance(x, nn.Module) else x for p, x in parts.items()}
+    return {
+        f"{part}{name}": shape
+        for part, state in states.items()
+        for name, shape in shapes_of(state or {}).items()
+    }
 
 
 def _adamw(module: nn.Module, config: TrainConfig, learning_rate: float) -> torch.optim.AdamW:
@@ -123,8 +132,21 @@ def _adamw(module: nn.Module, config: TrainConfig, learning_rate: float) -> torc
         lr=learning_rate,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
-        fused=parameters[0].device.type == "cuda",
+        # One pass over all weights, and the only kind that can be told by the device to do nothing.
+        fused=True,
     )
+
+
+def _load(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimizer's state in the memory order of its weights.
+
+    A checkpoint has the order of the machine that wrote it; a fused step takes both for equal.
+    """
+    optimizer.load_state_dict(dict(saved))
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _state_or_none(part: nn.Module | torch.optim.Optimizer | None) -> dict[str, Any] | None:

@@ -12,7 +12,21 @@ from collections.abc import Callable
 from functools import partial
 
 from annotations_schema.errors import UsageError
-from tests.benchmarks import annotate, curation, fetch, plan, quality, resume, training
+from tests.benchmarks import (
+    adaptive,
+    annotate,
+    curation,
+    fetch,
+    loader,
+    online,
+    plan,
+    quality,
+    quantizer,
+    ranks,
+    regions,
+    resume,
+    step,
+)
 from tests.benchmarks.timing import machine
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
@@ -23,9 +37,14 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "plan": plan.bench_plan,
     "resume": resume.bench_resume,
     "receipts": resume.bench_receipts,
-    "region_crops": training.bench_region_crops,
-    "quantizer": training.bench_quantizer,
-    "region_losses": training.bench_region_losses,
+    "region_crops": regions.bench_region_crops,
+    "quantizer": quantizer.bench_quantizer,
+    "region_losses": regions.bench_region_losses,
+    "online": online.bench_online,
+    "step": step.bench_step,
+    "adaptive": adaptive.bench_adaptive,
+    "loader": loader.bench_loader,
+    "ranks": ranks.bench_ranks,
 }
 
 

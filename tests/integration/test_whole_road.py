@@ -20,7 +20,12 @@ from curation.demo.server import ServedFile, TroubleServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-FEW_STEPS = ("phases.*.steps=3", "data.stream.batch_size=2", "log.metrics_every=1", "threads=1")
+FEW_STEPS = (
+    "phases.*.steps=3",
+    "data.stream.batch_size=2",
+    "log.metrics_every=1",
+    "machine.threads=1",
+)
 
 
 class Road(NamedTuple):

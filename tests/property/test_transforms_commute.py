@@ -110,7 +110,7 @@ def test_boxes_move_like_the_corners_of_the_window(width, height, seed, is_text_
     blank = np.zeros((height, width, 3), dtype=np.uint8)
     faces = np.zeros((0, 2, 3))
     source = AnnotatedImage("a" * 32, blank, WORDS[:0], WORDS[:0], faces, is_text_free)
-    window = choose_window(np.random.default_rng(seed), source, CropConfig(size_px=48))
+    window = choose_window(np.random.default_rng(seed), source.annotation, CropConfig(size_px=48))
     matrix = window_affine(window, 48)
     box = [window.x0, window.y0, window.x0 + window.side_px, window.y0 + window.side_px]
     np.testing.assert_allclose(geometry.transform_boxes([box], matrix), [[0, 0, 48, 48]], atol=1e-9)

@@ -1,4 +1,4 @@
-"""Batches with ragged regions: flat arrays and an image index, no padding.
+"""Batches with ragged regions: flat arrays and an image index, padded only where shapes must stay.
 
 Legend: B images, R text regions, M face regions, all of the batch together.
 """
@@ -15,17 +15,19 @@ from torch import Tensor
 
 from training.data.transforms import Sample
 
+_IDENTITY = np.array([[[1, 0, 0], [0, 1, 0]]], dtype=np.float32)
+
 
 class RegionBatch(NamedTuple):
     """The regions of a batch.
 
     text_boxes: (R, 4) float32, edges, pixels of the training image.
     text_image: (R,) int64, index of the image in the batch.
-    text_weight: (R,) float32, visible area / image area, in (0, 1].
+    text_weight: (R,) float32, visible area / image area, in (0, 1]; 0 in padding.
     face_theta: (M, 2, 3) float32, normalised canvas to normalised image coordinates, for
         `torch.nn.functional.affine_grid(..., align_corners=False)`.
     face_image: (M,) int64.
-    face_weight: (M,) float32, visible area / image area, in [0, 1].
+    face_weight: (M,) float32, visible area / image area, in [0, 1]; 0 in padding.
     """
 
     text_boxes: Tensor
@@ -58,53 +60,96 @@ class Batch(NamedTuple):
         return Batch(images, self.regions.to(device), self.image_ids)
 
 
-class DroppedRegions(NamedTuple):
-    """Regions left out because the batch had more than its cap: counts and summed area weights."""
+class RegionCounts(NamedTuple):
+    """Regions in a batch, and those left out of it because it had more than its caps.
+
+    The weights are sums of area weights. The names are those of the metrics.
+    """
 
     num_text: int
     num_faces: int
-    text_weight: float
-    face_weight: float
+    dropped_text: int
+    dropped_faces: int
+    dropped_text_weight: float
+    dropped_face_weight: float
 
 
-class Collated(NamedTuple):
-    """A batch and what had to be left out of it."""
+class LoadedBatch(NamedTuple):
+    """A batch on its way to the device: pixels travel as bytes, a quarter of their later size.
 
-    batch: Batch
-    dropped: DroppedRegions
+    pixels: (B, H, W, 3) uint8 RGB.
+    regions: the regions of all images.
+    image_ids: B strings.
+    counts: of regions.
+    bad_images: errors of the images that had to be replaced.
+    """
+
+    pixels: Tensor
+    regions: RegionBatch
+    image_ids: tuple[str, ...]
+    counts: RegionCounts
+    bad_images: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device; copies do not block where memory is pinned."""
+        images = _in_model_range(self.pixels.to(device, non_blocking=True))
+        return Batch(images, self.regions.to(device), self.image_ids)
 
 
-def collate(samples: Sequence[Sample], *, max_text: int, max_faces: int) -> Collated:
+def collate(
+    samples: Sequence[Sample], *, max_text: int, max_faces: int, pad_regions: bool = False
+) -> LoadedBatch:
     """One batch of samples of equal size; of too many regions the largest by weight stay.
 
     The order of the regions that stay is that of the samples. Ties keep the earlier region.
+
+    Args:
+        samples: B samples.
+        max_text: most text regions.
+        max_faces: most faces.
+        pad_regions: fill up to exactly `max_text` and `max_faces`, so that shapes never change.
+            Padding has weight 0, image 0, the whole image as its box and the identity as its map.
     """
-    text_weight = _joined([s.text_weight for s in samples])
-    face_weight = _joined([s.face_weight for s in samples])
+    text_weight = np.concatenate([s.text_weight for s in samples])
+    face_weight = np.concatenate([s.face_weight for s in samples])
     text, faces = _largest(text_weight, max_text), _largest(face_weight, max_faces)
-    regions = RegionBatch(
-        text_boxes=_tensor(_joined([s.text_boxes for s in samples])[text]),
-        text_image=_tensor(_image_index([len(s.text_weight) for s in samples])[text]),
-        text_weight=_tensor(text_weight[text]),
-        face_theta=_tensor(_joined([s.face_theta for s in samples])[faces]),
-        face_image=_tensor(_image_index([len(s.face_weight) for s in samples])[faces]),
-        face_weight=_tensor(face_weight[faces]),
-    )
-    images = to_model_range(np.stack([s.image for s in samples]))
-    return Collated(
-        Batch(images, regions, tuple(s.image_id for s in samples)),
-        DroppedRegions(
-            num_text=len(text_weight) - len(text),
-            num_faces=len(face_weight) - len(faces),
-            text_weight=_left_out(text_weight, text),
-            face_weight=_left_out(face_weight, faces),
+    height, width = samples[0].image.shape[:2]
+    whole_image = np.array([[0, 0, width, height]], dtype=np.float32)
+    no_text = max_text - len(text) if pad_regions else 0
+    no_faces = max_faces - len(faces) if pad_regions else 0
+    boxes = np.concatenate([s.text_boxes for s in samples])[text]
+    thetas = np.concatenate([s.face_theta for s in samples])[faces]
+    text_image = _image_index([len(s.text_weight) for s in samples])[text]
+    face_image = _image_index([len(s.face_weight) for s in samples])[faces]
+    return LoadedBatch(
+        pixels=torch.from_numpy(np.stack([s.image for s in samples])),
+        regions=RegionBatch(
+            text_boxes=_tensor(np.concatenate([boxes, whole_image.repeat(no_text, axis=0)])),
+            text_image=_tensor(np.pad(text_image, (0, no_text))),
+            text_weight=_tensor(np.pad(text_weight[text], (0, no_text))),
+            face_theta=_tensor(np.concatenate([thetas, _IDENTITY.repeat(no_faces, axis=0)])),
+            face_image=_tensor(np.pad(face_image, (0, no_faces))),
+            face_weight=_tensor(np.pad(face_weight[faces], (0, no_faces))),
+        ),
+        image_ids=tuple(s.image_id for s in samples),
+        counts=RegionCounts(
+            num_text=len(text),
+            num_faces=len(faces),
+            dropped_text=len(text_weight) - len(text),
+            dropped_faces=len(face_weight) - len(faces),
+            dropped_text_weight=_left_out(text_weight, text),
+            dropped_face_weight=_left_out(face_weight, faces),
         ),
     )
 
 
 def to_model_range(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 in [0, 255] -> (B, 3, H, W) float32 in [-1, 1], contiguous."""
-    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return _in_model_range(torch.from_numpy(images))
+
+
+def _in_model_range(pixels: Tensor) -> Tensor:
+    channels_first = pixels.permute(0, 3, 1, 2).contiguous()
     return channels_first.to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -115,10 +160,6 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
         scaled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     )
     return pixels
-
-
-def _joined(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.concatenate(arrays, axis=0)
 
 
 def _image_index(counts: list[int]) -> NDArray[np.int64]:

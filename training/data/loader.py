@@ -1,14 +1,15 @@
-"""The stream of training batches: any number of workers gives the same batches.
+"""The stream of training batches: any number of ranks and workers gives the same samples.
 
-A batch is a pure function of (images, seed, stream position). Workers only decode ahead; torch's
-DataLoader hands their results out in the order of the sampler.
+A sample is a pure function of (images, seed, stream position), and which positions make a batch is
+one of (step, split). Workers only decode ahead; torch's DataLoader hands their results out in the
+order of the sampler.
 """
 
 from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,10 +19,18 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from annotations_schema.errors import UsageError
-from training.data.batch import Batch, DroppedRegions, collate
+from training.data.batch import LoadedBatch, collate
 from training.data.manifest import BadImageError
-from training.data.order import sample_order
-from training.data.transforms import AnnotatedImage, CropConfig, Sample, random_sample
+from training.data.mixture import Mixture
+from training.data.split import BatchSplit
+from training.data.transforms import (
+    Annotation,
+    CropConfig,
+    Sample,
+    Window,
+    cut,
+    random_window,
+)
 
 MAX_REPLACEMENTS = 16
 """So many images in a row that cannot be read are no accident: the run stops."""
@@ -30,17 +39,13 @@ MAX_REPLACEMENTS = 16
 class ImageSource(Protocol):
     """What the loader needs of a dataset."""
 
-    def read(self, index: int) -> AnnotatedImage:
-        """One decoded image; raises BadImageError."""
+    def annotation(self, index: int) -> Annotation:
+        """Size and regions of an image."""
         ...
 
-
-class LoadedBatch(NamedTuple):
-    """A batch, the regions over its cap, and the images that had to be replaced (their errors)."""
-
-    batch: Batch
-    dropped: DroppedRegions
-    bad_images: tuple[str, ...]
+    def read_window(self, index: int, window: Window) -> NDArray[np.uint8]:
+        """The window's pixels (side, side, 3) uint8 RGB, not mirrored; raises BadImageError."""
+        ...
 
 
 class _LoadedSample(NamedTuple):
@@ -53,16 +58,14 @@ class StreamConfig:
     """How samples become batches."""
 
     batch_size: int = 16
-    """Images per optimizer step."""
+    """Images of one optimizer step, over all ranks."""
     max_text: int = 64
-    """Most text regions of a batch; the largest stay. It bounds the memory of the recogniser."""
+    """Most text regions of a micro batch; the largest stay. It bounds the recogniser's memory."""
     max_faces: int = 32
-    """Most faces of a batch; the largest stay."""
-    num_workers: int = 0
-    """Processes that decode ahead; 0 decodes in the training process. The batches are the same."""
+    """Most faces of a micro batch; the largest stay."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_text", "max_faces", "num_workers"):
+        for name in ("batch_size", "max_text", "max_faces"):
             least = 1 if name == "batch_size" else 0
             if getattr(self, name) < least:
                 raise UsageError(f"{name}={getattr(self, name)}: it must be at least {least}")
@@ -73,15 +76,13 @@ class SampleStream(Dataset[_LoadedSample]):
 
     Args:
         source: the images.
-        indices: (N,) which of them take part; the order runs over these.
+        mixture: which of them take part, and how often.
         crop: how windows are chosen.
         seed: of order and windows.
     """
 
-    def __init__(
-        self, source: ImageSource, indices: NDArray[np.int64], crop: CropConfig, seed: int
-    ) -> None:
-        self._source, self._indices, self._crop, self._seed = source, indices, crop, seed
+    def __init__(self, source: ImageSource, mixture: Mixture, crop: CropConfig, seed: int) -> None:
+        self._source, self._mixture, self._crop, self._seed = source, mixture, crop, seed
 
     def __getitem__(self, stream_position: int) -> _LoadedSample:
         """The sample at a position; an image that cannot be read is replaced by the next in order.
@@ -89,42 +90,76 @@ class SampleStream(Dataset[_LoadedSample]):
         Raises:
             UsageError: `MAX_REPLACEMENTS` images in a row cannot be read.
         """
+        return self.__getitems__([stream_position])[0]
+
+    def __getitems__(self, stream_positions: Sequence[int]) -> list[_LoadedSample]:
+        """The samples at these positions; the order is worked out for all of them at once."""
+        indices = self._mixture.draw(stream_positions, self._seed).tolist()
+        return [self._load(p, i) for p, i in zip(stream_positions, indices, strict=True)]
+
+    def _load(self, stream_position: int, index: int) -> _LoadedSample:
         bad: list[str] = []
-        for position in range(stream_position, stream_position + MAX_REPLACEMENTS):
+        while len(bad) < MAX_REPLACEMENTS:
+            annotation = self._source.annotation(index)
+            window = random_window(
+                annotation, self._crop, seed=self._seed, stream_position=stream_position
+            )
             try:
-                annotated = self._source.read(self._index(position))
+                pixels = self._source.read_window(index, window)
             except BadImageError as error:
                 bad.append(str(error))
-                continue
-            sample = random_sample(
-                annotated, self._crop, seed=self._seed, stream_position=stream_position
-            )
-            return _LoadedSample(sample, tuple(bad))
+                (index,) = self._mixture.draw([stream_position + len(bad)], self._seed).tolist()
+            else:
+                return _LoadedSample(cut(annotation, window, pixels, self._crop), tuple(bad))
         raise UsageError(
             f"{MAX_REPLACEMENTS} images in a row cannot be read, the last: {bad[-1]}; "
             "run insight-curate verify on the dataset"
         )
 
-    def _index(self, stream_position: int) -> int:
-        n = len(self._indices)
-        order = sample_order(stream_position, num_samples=n, seed=self._seed)
-        return int(self._indices[int(order)])
+
+class _Positions:
+    """The micro batches of a split, as a sampler that can be asked for again."""
+
+    def __init__(self, split: BatchSplit, start_step: int, num_steps: int) -> None:
+        self._split, self._start_step, self._num_steps = split, start_step, num_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._split.positions(self._start_step, self._num_steps)
+
+    def __len__(self) -> int:
+        return self._num_steps * self._split.micro_steps
 
 
 def batches(
-    stream: SampleStream, config: StreamConfig, *, start: int, num_batches: int, pin_memory: bool
+    stream: SampleStream,
+    config: StreamConfig,
+    split: BatchSplit,
+    *,
+    start_step: int,
+    num_steps: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    pad_regions: bool = False,
 ) -> Iterator[LoadedBatch]:
-    """Batches from stream position `start` on, `num_batches` of them.
+    """The micro batches of one rank in order, `split.micro_steps` for every optimizer step.
 
     The global random state is neither read nor changed.
+
+    Args:
+        stream: samples.
+        config: its caps on regions; the batch size is that of `split`.
+        split: the part of this rank.
+        start_step: the first step.
+        num_steps: how many.
+        num_workers: processes that decode ahead; 0 decodes here. The batches are the same.
+        pin_memory: page-locked memory, from which copies to a GPU do not block.
+        pad_regions: as `collate`.
     """
-    positions = range(start, start + num_batches * config.batch_size)
     yield from DataLoader(
         stream,
-        batch_size=config.batch_size,
-        sampler=positions,
-        num_workers=config.num_workers,
-        collate_fn=functools.partial(_load_batch, config=config),
+        batch_sampler=_Positions(split, start_step, num_steps),
+        num_workers=num_workers,
+        collate_fn=functools.partial(_load_batch, config=config, pad_regions=pad_regions),
         pin_memory=pin_memory,
         worker_init_fn=_ignore_interrupts,
         # The loader draws its worker seeds from here instead of from the global generator.
@@ -137,9 +172,13 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _load_batch(loaded: list[_LoadedSample], config: StreamConfig) -> LoadedBatch:
-    collated = collate(
-        [item.sample for item in loaded], max_text=config.max_text, max_faces=config.max_faces
+def _load_batch(
+    loaded: list[_LoadedSample], config: StreamConfig, pad_regions: bool
+) -> LoadedBatch:
+    batch = collate(
+        [item.sample for item in loaded],
+        max_text=config.max_text,
+        max_faces=config.max_faces,
+        pad_regions=pad_regions,
     )
-    bad = tuple(error for item in loaded for error in item.bad_images)
-    return LoadedBatch(collated.batch, collated.dropped, bad)
+    return batch._replace(bad_images=tuple(e for item in loaded for e in item.bad_images))

@@ -48,6 +48,14 @@ def sample_order(stream_positions: ArrayLike, *, num_samples: int, seed: int) ->
     return indices.astype(np.int64).reshape(positions.shape)
 
 
+def uniform_numbers(counters: ArrayLike, *, seed: int) -> NDArray[np.float64]:
+    """Numbers (...,) in [0, 1) that belong to these counters (...,), >= 0, and this seed."""
+    values = np.atleast_1d(np.asarray(counters, dtype=np.int64)).astype(np.uint64)
+    mixed = _mix(values ^ _mix(np.full_like(values, ~seed & _MASK_64)))
+    uniform = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform.reshape(np.shape(counters))
+
+
 def _feistel(values: UInt64, keys: UInt64, half_bits: int) -> UInt64:
     """A keyed bijection of [0, 4 ** half_bits)."""
     mask, shift = np.uint64((1 << half_bits) - 1), np.uint64(half_bits)

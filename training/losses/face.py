@@ -7,7 +7,7 @@ from torch import Tensor
 
 from training.data.batch import RegionBatch
 from training.losses.feature_distance import ChannelReduction, FeatureExtractor, feature_l1
-from training.losses.region_crops import CANVAS_SIZE, face_canvases
+from training.losses.region_crops import CANVAS_SIZE, canvas_crop
 
 
 def face_loss(
@@ -41,13 +41,11 @@ def face_loss(
     is_used = regions.face_weight > 0
     whole = torch.eye(2, 3, dtype=regions.face_theta.dtype, device=regions.face_theta.device)
     theta = torch.where(is_used[:, None, None], regions.face_theta, whole)
+    crop = canvas_crop(x, theta, regions.face_image, size)
     # Warps are linear in the pixels, so blanking a canvas also stops every gradient into its image.
     canvases, canvases_hat = (
-        torch.where(is_used[:, None, None, None], canvas, 0.0)
-        for canvas in (
-            face_canvases(x.detach(), theta, regions.face_image, size),
-            face_canvases(x_hat, theta, regions.face_image, size),
-        )
+        torch.where(is_used[:, None, None, None], crop(images), 0.0)
+        for images in (x.detach(), x_hat)
     )
     distances = feature_l1(canvases, canvases_hat, net, channels)
     return (regions.face_weight * distances).sum() / len(x)

@@ -1,16 +1,22 @@
 """Crops of regions as linear, differentiable maps of the images.
 
 Legend: B images of H x W pixels, R text boxes, M faces, h x w output pixels.
-Both functions are linear in the pixels and take nothing but pixels of their region, so gradients
-stay inside it.
+The maps take nothing but pixels of their region, so gradients stay inside it. Their shapes follow
+from the shapes of their arguments alone, and nothing waits for the device. A loss makes its map
+once and applies it to the original and to the reconstruction.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from training.losses.image_atlas import layout_of, sample
+from training.losses.separable_resize import resize_matrices, separable_resize
 from training.models.precision import at_least_float32
 
 BANNER_SIZE = (32, 128)
@@ -18,113 +24,146 @@ BANNER_SIZE = (32, 128)
 CANVAS_SIZE = (112, 112)
 """(height, width) of an aligned face: the canvas of the ArcFace template."""
 
-# More samples than 4 x 4 per canvas pixel would serve faces above 448 px only.
-_MAX_SUPERSAMPLING = 4
+BannerSampling = Literal["antialiased", "bilinear"]
+"""How banners are resized. "antialiased": as Pillow and torch do, so that a shrunk word looks as
+recognisers saw words in training. "bilinear": four pixels per banner pixel, whatever the scale;
+faster on a CPU, and words larger than the banner alias."""
+
+Crop = Callable[[Tensor], Tensor]
+"""(B, 3, H, W) images -> crops, at least float32."""
 
 
 def text_banners(
-    images: Tensor, boxes: Tensor, image_index: Tensor, size: tuple[int, int] = BANNER_SIZE
+    images: Tensor,
+    boxes: Tensor,
+    image_index: Tensor,
+    size: tuple[int, int] = BANNER_SIZE,
+    sampling: BannerSampling = "antialiased",
 ) -> Tensor:
-    """Each box cut out and resized to one size, antialiased where it shrinks, bilinear where not.
+    """(R, 3, h, w), at least float32: `banner_crop` applied to the images it is made for."""
+    return banner_crop(images, boxes, image_index, size, sampling)(images)
 
-    Equal to cropping and `torch.nn.functional.interpolate(mode="bilinear", antialias=True)` (and
-    so to Pillow's bilinear resize) for whole-pixel boxes; other boxes use the pixels they touch.
-    A box that touches no pixel of its image gives zeros.
+
+def banner_crop(
+    like: Tensor,
+    boxes: Tensor,
+    image_index: Tensor,
+    size: tuple[int, int] = BANNER_SIZE,
+    sampling: BannerSampling = "antialiased",
+) -> Crop:
+    """The map that cuts each box out and resizes it to one size.
+
+    Antialiased where the box shrinks and bilinear where not, equal to cropping and
+    `torch.nn.functional.interpolate(mode="bilinear", antialias=True)` (and so to Pillow's bilinear
+    resize) for whole-pixel boxes; other boxes use the pixels they touch. `sampling="bilinear"` is
+    the same without `antialias`, up to positions rounded to 1 / 1,000 pixel. A box that touches no
+    pixel of its image gives zeros.
 
     Args:
-        images: (B, 3, H, W).
+        like: (B, 3, H, W), of the shape, dtype and device of the images to come.
         boxes: (R, 4) x0, y0, x1, y1, edges in pixels of the images.
         image_index: (R,) int64.
         size: (h, w) of the banners.
-
-    Returns:
-        (R, 3, h, w), at least float32.
+        sampling: see `BannerSampling`.
     """
-    height, width = images.shape[2:]
-    with _full_precision(images):
-        images = at_least_float32(images)
-        boxes = boxes.to(images)
-        rows = resize_matrices(boxes[:, 1], boxes[:, 3], height, size[0])
-        columns = resize_matrices(boxes[:, 0], boxes[:, 2], width, size[1])
-        # index_select, not images[image_index]: its gradient is a sum, without a sort on CUDA.
-        pixels = images.index_select(0, image_index)
-        # Rows first, since a banner has fewer rows than columns.
-        return rows[:, None] @ pixels @ columns[:, None].transpose(2, 3)
+    height, width = like.shape[2:]
+    boxes = boxes.to(at_least_float32(like[:0]))
+    if sampling == "bilinear":
+        x, is_seen_x = _positions(boxes[:, 0], boxes[:, 2], width, size[1])
+        y, is_seen_y = _positions(boxes[:, 1], boxes[:, 3], height, size[0])
+        points = torch.stack(
+            [x[:, None, :].expand(-1, size[0], -1), y[:, :, None].expand(-1, -1, size[1])], -1
+        )
+        layout, level = layout_of(height, width, 1), torch.zeros_like(image_index)
+        is_seen = (is_seen_x & is_seen_y)[:, None, None, None]
 
+        def apply_bilinear(images: Tensor) -> Tensor:
+            with _full_precision(images):
+                images = at_least_float32(images)
+                return torch.where(is_seen, sample(images, layout, points, level, image_index), 0.0)
 
-def resize_matrices(start: Tensor, end: Tensor, length: int, out_length: int) -> Tensor:
-    """(R, out_length, length): row i averages the pixels that output pixel i sees of [start, end).
+        return apply_bilinear
+    rows = resize_matrices(boxes[:, 1], boxes[:, 3], height, size[0])
+    columns = resize_matrices(boxes[:, 0], boxes[:, 2], width, size[1])
 
-    The filter is a triangle as wide as two output pixels, at least two input pixels, on the pixels
-    that the interval touches; a row sums to 1, or to 0 where it sees none of them.
+    def apply_antialiased(images: Tensor) -> Tensor:
+        with _full_precision(images):
+            return separable_resize(at_least_float32(images), rows, columns, image_index)
 
-    Args:
-        start: (R,) edge coordinate where each interval begins.
-        end: (R,) edge coordinate where it ends.
-        length: number of input pixels.
-        out_length: number of output pixels.
-    """
-    scale = (end - start) / out_length
-    steps = torch.arange(out_length, dtype=start.dtype, device=start.device) + 0.5
-    pixels = torch.arange(length, dtype=start.dtype, device=start.device)
-    centers = start[:, None] + steps * scale[:, None]
-    support = scale.clamp_min(1.0)
-    offset = (pixels + 0.5 - centers[..., None]) / support[:, None, None]
-    is_touched = (pixels + 1 > start[:, None]) & (pixels < end[:, None])
-    weights = (1.0 - offset.abs()).clamp_min(0.0) * is_touched[:, None]
-    return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    return apply_antialiased
 
 
 def face_canvases(
     images: Tensor, theta: Tensor, image_index: Tensor, size: tuple[int, int] = CANVAS_SIZE
 ) -> Tensor:
-    """Each face warped to its canvas: bilinear, black outside of the image, antialiased.
+    """(M, 3, h, w), at least float32: `canvas_crop` applied to the images it is made for."""
+    return canvas_crop(images, theta, image_index, size)(images)
 
-    A canvas pixel is the mean of k x k samples, k = canvas pixel's width in image pixels, rounded
-    up, at most 4. For faces no larger than the canvas that is inverse warping as in
-    `cv2.warpAffine`.
+
+def canvas_crop(
+    like: Tensor, theta: Tensor, image_index: Tensor, size: tuple[int, int] = CANVAS_SIZE
+) -> Crop:
+    """The map that warps each face to its canvas: bilinear, black outside of the image.
+
+    Inverse warping as in `cv2.warpAffine` for faces no larger than the canvas, up to a stride of
+    1.4 image pixels per canvas pixel. Larger faces are read from the image halved as often as
+    brings the stride nearest to 1, a face twice as large as the canvas from the 2 x 2 means.
 
     Args:
-        images: (B, 3, H, W) in [-1, 1].
+        like: (B, 3, H, W) in [-1, 1], of the shape, dtype and device of the images to come.
         theta: (M, 2, 3) normalised canvas to normalised image, `align_corners=False`.
         image_index: (M,) int64.
         size: (h, w) of the canvases.
-
-    Returns:
-        (M, 3, h, w), at least float32.
     """
-    with _full_precision(images):
-        images = at_least_float32(images)
-        theta = theta.to(images)
-        factors = _supersampling(theta, images.shape[2:], size)
-        canvases = images.new_zeros(len(theta), images.shape[1], *size)
-        # Few values exist, and a face's factor must not depend on the other faces of the batch.
-        for factor in sorted(set(factors.tolist())):
-            faces = (factors == factor).nonzero().squeeze(1)
-            pixels = images.index_select(0, image_index.index_select(0, faces))
-            warped = _warp(pixels, theta.index_select(0, faces), size, factor)
-            canvases = canvases.index_copy(0, faces, warped)
-        return canvases
+    height, width = like.shape[2:]
+    theta = theta.to(at_least_float32(like[:0]))
+    across, down = theta[:, 0] * (width / 2), theta[:, 1] * (height / 2)
+    x, y = _canvas_positions(size, theta)
+    points = torch.stack(
+        [
+            axis[:, 0, None, None] * x + axis[:, 1, None, None] * y + axis[:, 2, None, None] + half
+            for axis, half in ((across, width / 2), (down, height / 2))
+        ],
+        -1,
+    )
+    # Canvas columns and rows are steps of 2 / w and 2 / h.
+    stride = torch.maximum(
+        torch.hypot(across[:, 0], down[:, 0]) * (2 / size[1]),
+        torch.hypot(across[:, 1], down[:, 1]) * (2 / size[0]),
+    )
+    largest = max(height / size[0], width / size[1])
+    num_levels = 1 + max(0, round(math.log2(largest)))
+    level = torch.zeros_like(image_index)
+    for number in range(1, num_levels):
+        level = level + (stride > 2 ** (number - 0.5))
+    layout = layout_of(height, width, num_levels)
+
+    def apply(images: Tensor) -> Tensor:
+        with _full_precision(images):
+            return sample(at_least_float32(images), layout, points, level, image_index)
+
+    return apply
 
 
-def _warp(images: Tensor, theta: Tensor, size: tuple[int, int], factor: int) -> Tensor:
-    samples = [len(theta), images.shape[1], size[0] * factor, size[1] * factor]
-    grid = F.affine_grid(theta, samples, align_corners=False)
-    # Zeros outside of the range [0, 2] are black; outside of [-1, 1] they would be grey.
-    sampled = F.grid_sample(images + 1.0, grid, align_corners=False) - 1.0
-    return F.avg_pool2d(sampled, factor)
+def _positions(start: Tensor, end: Tensor, length: int, count: int) -> tuple[Tensor, Tensor]:
+    """(R, count) centres of output pixels held on the touched pixels, and (R,) whether any is."""
+    steps = torch.arange(count, dtype=start.dtype, device=start.device) + 0.5
+    centers = start[:, None] + steps * ((end - start) / count)[:, None]
+    first, last = start.floor().clamp_min(0.0), end.ceil().clamp_max(length) - 1.0
+    # An empty box touches nothing, though it lies between the two ends of a pixel.
+    is_seen = (first <= last) & (start < end)
+    return centers.maximum(first[:, None] + 0.5).minimum(last[:, None] + 0.5), is_seen
+
+
+def _canvas_positions(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, w) x and (h, 1) y of the canvas pixels' centres, normalised."""
+    y, x = (
+        (2 * torch.arange(length, dtype=like.dtype, device=like.device) + 1) / length - 1
+        for length in size
+    )
+    return x[None, :], y[:, None]
 
 
 def _full_precision(images: Tensor) -> torch.autocast:
     """Narrow floats cannot hold pixel coordinates: bfloat16 steps by 2 px from 256 on."""
     return torch.autocast(device_type=images.device.type, enabled=False)
-
-
-def _supersampling(theta: Tensor, image_size: torch.Size, size: tuple[int, int]) -> Tensor:
-    """(M,) int64: image pixels per canvas pixel, rounded up, in 1..4."""
-    to_pixels = theta.new_tensor([image_size[1], image_size[0]])[:, None]
-    from_pixels = theta.new_tensor([size[1], size[0]])
-    steps = theta[:, :, :2] * to_pixels / from_pixels
-    stride = steps.square().sum(1).sqrt().amax(1)
-    # A tenth of a pixel more than a whole number is not worth another row of samples.
-    return (stride - 0.1).ceil().clamp(1, _MAX_SUPERSAMPLING).to(torch.int64)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from training.data.batch import RegionBatch
 from training.losses.feature_distance import ChannelReduction, FeatureExtractor, feature_l1
-from training.losses.region_crops import BANNER_SIZE, text_banners
+from training.losses.region_crops import BANNER_SIZE, BannerSampling, banner_crop
 
 
 def text_loss(
@@ -18,6 +18,7 @@ def text_loss(
     *,
     size: tuple[int, int] = BANNER_SIZE,
     channels: ChannelReduction = "sum",
+    sampling: BannerSampling = "antialiased",
 ) -> Tensor:
     """L_text = 1 / B * sum_i w_i l_i over the text regions of the batch, l_i of `feature_l1`.
 
@@ -32,6 +33,7 @@ def text_loss(
         net: the frozen recogniser.
         size: (h, w) of the banners the boxes are resized to.
         channels: see `feature_l1`.
+        sampling: of the banners, see `BannerSampling`.
 
     Returns:
         0-d, at least 0.
@@ -39,15 +41,15 @@ def text_loss(
     if not len(regions.text_boxes):
         return x_hat.new_zeros(())
     is_used = regions.text_weight > 0
-    whole = regions.text_boxes.new_tensor([0, 0, x.shape[3], x.shape[2]])
+    # Not a tensor of a list: that would be a copy from the host, which waits.
+    whole = torch.zeros_like(regions.text_boxes)
+    whole[:, 2], whole[:, 3] = x.shape[3], x.shape[2]
     boxes = torch.where(is_used[:, None], regions.text_boxes, whole)
+    crop = banner_crop(x, boxes, regions.text_image, size, sampling)
     # Crops are linear in the pixels, so blanking a crop also stops every gradient into its image.
     banners, banners_hat = (
-        torch.where(is_used[:, None, None, None], banner, 0.0)
-        for banner in (
-            text_banners(x.detach(), boxes, regions.text_image, size),
-            text_banners(x_hat, boxes, regions.text_image, size),
-        )
+        torch.where(is_used[:, None, None, None], crop(images), 0.0)
+        for images in (x.detach(), x_hat)
     )
     distances = feature_l1(banners, banners_hat, net, channels)
     return (regions.text_weight * distances).sum() / len(x)

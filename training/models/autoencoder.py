@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from annotations_schema.errors import UsageError
+from training.models.norm_silu import NormSiLU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +67,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.norm1 = group_norm(config, channels_in)
+        self.norm1 = norm_silu(config, channels_in)
         self.conv1 = conv3x3(channels_in, channels_out)
-        self.norm2 = group_norm(config, channels_out)
+        self.norm2 = norm_silu(config, channels_out)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = conv3x3(channels_out, channels_out)
         self.nin_shortcut = (
@@ -76,8 +78,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.dropout(self.norm2(h)))
         shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
         out: Tensor = shortcut + h
         return out
@@ -156,16 +158,23 @@ class Level(nn.Module):
         )
         self.downsample = downsample
         self.upsample = upsample
+        self.is_checkpointed = False
+        """Keep only what enters each block, and compute its inside again on the way back."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W')."""
-        for i, block in enumerate(self.block):
-            x = block(x)
-            if self.attn:
-                x = self.attn[i](x)
+        for i in range(len(self.block)):
+            if self.is_checkpointed and torch.is_grad_enabled():
+                x = checkpoint(self._blocks_at, x, i, use_reentrant=False)
+            else:
+                x = self._blocks_at(x, i)
         if self.downsample is not None:
             x = self.downsample(x)
         return x if self.upsample is None else self.upsample(x)
+
+    def _blocks_at(self, x: Tensor, i: int) -> Tensor:
+        x = self.block[i](x)
+        return self.attn[i](x) if self.attn else x
 
 
 class Middle(nn.Module):
@@ -205,7 +214,7 @@ class Encoder(nn.Module):
             for level, width in enumerate(widths)
         )
         self.mid = Middle(config)
-        self.norm_out = group_norm(config, widths[-1])
+        self.norm_out = norm_silu(config, widths[-1])
         self.conv_out = conv3x3(widths[-1], config.z_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,7 +222,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        out: Tensor = self.conv_out(self.norm_out(self.mid(x)))
         return out
 
 
@@ -236,15 +245,20 @@ class Decoder(nn.Module):
             )
             for level, width in enumerate(widths)
         )
-        self.norm_out = group_norm(config, widths[0])
+        self.norm_out = norm_silu(config, widths[0])
         self.conv_out = conv3x3(widths[0], 3)
 
     def forward(self, z: Tensor) -> Tensor:
         """Pixels of features after the 1x1 convolution from the codebook."""
+        out: Tensor = self.conv_out(self.features(z))
+        return out
+
+    def features(self, z: Tensor) -> Tensor:
+        """(B, widths[0], H, W), what the last convolution makes pixels of."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        out: Tensor = self.norm_out(x)
         return out
 
 
@@ -269,6 +283,11 @@ def initialise(module: nn.Module) -> None:
 def group_norm(config: AutoencoderConfig, channels: int) -> nn.GroupNorm:
     """GroupNorm with the publication's epsilon."""
     return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+
+
+def norm_silu(config: AutoencoderConfig, channels: int) -> NormSiLU:
+    """The same, followed by SiLU."""
+    return NormSiLU(config.norm_groups, channels, eps=1e-6)
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:

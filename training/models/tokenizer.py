@@ -64,12 +64,15 @@ class TokenizerOutput(NamedTuple):
     z_q: (B, d, h, w) float32, straight-through.
     indices: (B, h, w) int64.
     commitment: 0-d.
+    last_features: (B, C, H, W), input of the decoder's last convolution, detached: what adaptive
+        loss weights are measured with.
     """
 
     x_hat: Tensor
     z_q: Tensor
     indices: Tensor
     commitment: Tensor
+    last_features: Tensor
 
 
 class Tokenizer(nn.Module):
@@ -92,11 +95,6 @@ class Tokenizer(nn.Module):
         """Pixels per token along each axis."""
         return self.config.autoencoder.downsampling
 
-    @property
-    def last_layer(self) -> Tensor:
-        """Weight of the decoder's last convolution, where adaptive loss weights are measured."""
-        return self.decoder.conv_out.weight
-
     def encode(self, x: Tensor) -> QuantizerOutput:
         """Codes, indices and commitment loss of images.
 
@@ -117,13 +115,17 @@ class Tokenizer(nn.Module):
         return self.decode(self.quantize.codes_at(indices))
 
     def forward(self, x: Tensor) -> TokenizerOutput:
-        """Round trip of images; raises as `encode`."""
-        z_q, indices, commitment = self.encode(x)
-        return TokenizerOutput(self.decode(z_q), z_q, indices, commitment)
+        """Round trip of images; raises as `encode`. A frozen encoder leaves no graph behind it."""
+        is_encoder_trained = self.quant_conv.weight.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_encoder_trained):
+            z_q, indices, commitment = self.encode(x)
+        features = self.decoder.features(self.post_quant_conv(z_q))
+        x_hat = self.decoder.conv_out(features)
+        return TokenizerOutput(x_hat, z_q, indices, commitment, features.detach())
 
     def update_codebook(self, generator: torch.Generator) -> None:
-        """Moves the codebook; call it after each optimizer step (see `EmaQuantizer`)."""
-        self.quantize.update_codebook(generator)
+        """Moves the codebook after an optimizer step on one process (see `EmaQuantizer`)."""
+        self.quantize.update_codebook(self.quantize.take_statistics(generator))
 
     def _check_images(self, x: Tensor) -> None:
         f = self.downsampling

@@ -169,3 +169,26 @@ def test_the_perceptual_hash_is_near_for_copies_and_far_for_others(astronaut, co
     assert distance(jpeg) <= 2
     assert distance(small) <= 4
     assert distance(coffee) > 16
+
+
+@pytest.mark.parametrize("file_format", ["jpeg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 6])
+def test_a_window_is_that_part_of_the_upright_image(file_format, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, file_format, exif=exif)
+    whole, header = decode(buffer.getvalue())
+    part, same_header = decode(buffer.getvalue(), window=(5, 7, 25, 33))
+    np.testing.assert_array_equal(part, whole[7:33, 5:25])
+    assert part.flags.c_contiguous
+    assert same_header == header
+
+
+def test_a_window_of_a_file_that_is_cut_is_refused_like_the_whole():
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(buffer, "jpeg")
+    with pytest.raises(ImageDecodeError):
+        decode(buffer.getvalue()[:-200], window=(0, 0, 8, 8))

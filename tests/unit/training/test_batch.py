@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training_datasets import few_pictures, write_dataset
 from training.data.batch import collate, to_model_range, to_pixels
-from training.data.loader import SampleStream, StreamConfig, batches
-from training.data.manifest import BadImageError, ManifestDataset
-from training.data.transforms import CropConfig, Sample, random_sample
+from training.data.transforms import Sample
 
 
 def sample(text_weights=(), face_weights=(), value=0, name="a"):
@@ -27,18 +24,18 @@ def sample(text_weights=(), face_weights=(), value=0, name="a"):
 
 def test_regions_are_flat_with_an_image_index():
     samples = [sample([0.1, 0.2], [0.3]), sample(), sample([0.4], [0.5, 0.6])]
-    batch, dropped = collate(samples, max_text=9, max_faces=9)
+    batch = collate(samples, max_text=9, max_faces=9)
     regions = batch.regions
     assert regions.text_image.tolist() == [0, 0, 2]
     torch.testing.assert_close(regions.text_weight, torch.tensor([0.1, 0.2, 0.4]))
     assert regions.text_boxes.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
     assert regions.face_image.tolist() == [0, 2, 2]
     assert regions.face_theta.shape == (3, 2, 3)
-    assert dropped == (0, 0, 0.0, 0.0)
+    assert batch.counts == (3, 3, 0, 0, 0.0, 0.0)
 
 
 def test_a_batch_without_regions_has_empty_arrays_of_the_right_shape():
-    regions = collate([sample(), sample()], max_text=9, max_faces=9).batch.regions
+    regions = collate([sample(), sample()], max_text=9, max_faces=9).regions
     assert regions.text_boxes.shape == (0, 4)
     assert regions.face_theta.shape == (0, 2, 3)
     assert regions.text_image.dtype == regions.face_image.dtype == torch.int64
@@ -46,13 +43,53 @@ def test_a_batch_without_regions_has_empty_arrays_of_the_right_shape():
 
 def test_over_the_cap_the_largest_regions_stay_in_their_order():
     samples = [sample([0.3, 0.1], [0.1]), sample([0.2, 0.4], [0.5])]
-    batch, dropped = collate(samples, max_text=3, max_faces=1)
+    batch = collate(samples, max_text=3, max_faces=1)
     torch.testing.assert_close(batch.regions.text_weight, torch.tensor([0.3, 0.2, 0.4]))
     assert batch.regions.text_image.tolist() == [0, 1, 1]
     assert batch.regions.face_image.tolist() == [1]
-    assert (dropped.num_text, dropped.num_faces) == (1, 1)
-    assert dropped.text_weight == pytest.approx(0.1)
-    assert dropped.face_weight == pytest.approx(0.1)
+    counts = batch.counts
+    assert (counts.num_text, counts.num_faces) == (3, 1)
+    assert (counts.dropped_text, counts.dropped_faces) == (1, 1)
+    assert counts.dropped_text_weight == pytest.approx(0.1)
+    assert counts.dropped_face_weight == pytest.approx(0.1)
+
+
+def test_padding_fills_up_to_the_caps_and_weighs_nothing():
+    samples = [sample([0.3], [0.1]), sample([0.2])]
+    plain = collate(samples, max_text=4, max_faces=3)
+    padded = collate(samples, max_text=4, max_faces=3, pad_regions=True)
+    for bare, full in zip(plain.regions, padded.regions, strict=True):
+        torch.testing.assert_close(full[: len(bare)], bare, rtol=0, atol=0)
+        assert full.dtype == bare.dtype
+    regions = padded.regions
+    assert len(regions.text_weight) == 4
+    assert len(regions.face_weight) == 3
+    assert regions.text_boxes[2:].tolist() == [[0, 0, 16, 16]] * 2
+    assert regions.face_theta[1:].tolist() == [[[1, 0, 0], [0, 1, 0]]] * 2
+    for padding in (regions.text_image[2:], regions.text_weight[2:], regions.face_image[1:]):
+        assert not padding.any()
+    assert not regions.face_weight[1:].any()
+    assert padded.counts == plain.counts
+
+
+def test_padding_of_a_full_batch_adds_nothing():
+    samples = [sample([0.3, 0.1], [0.1, 0.2])]
+    plain, padded = (
+        collate(samples, max_text=1, max_faces=0, pad_regions=pad) for pad in (False, True)
+    )
+    for bare, full in zip(plain.regions, padded.regions, strict=True):
+        assert torch.equal(bare, full)
+
+
+def test_pixels_travel_as_bytes_and_become_floats_on_the_device():
+    batch = collate([sample(value=0), sample(value=255)], max_text=1, max_faces=1)
+    assert batch.pixels.dtype == torch.uint8
+    assert batch.pixels.shape == (2, 16, 16, 3)
+    images = batch.to("cpu").images
+    assert images.dtype == torch.float32
+    assert images.shape == (2, 3, 16, 16)
+    assert images[0].unique().tolist() == [-1.0]
+    assert images[1].unique().tolist() == [1.0]
 
 
 def test_pixels_become_minus_one_to_one_and_come_back():
@@ -66,98 +103,7 @@ def test_pixels_become_minus_one_to_one_and_come_back():
 
 
 def test_a_batch_moves_as_a_whole():
-    batch = collate([sample([0.1], [0.2])], max_text=9, max_faces=9).batch.to("meta")
+    batch = collate([sample([0.1], [0.2])], max_text=9, max_faces=9).to("meta")
     assert batch.images.device.type == "meta"
     assert {field.device.type for field in batch.regions} == {"meta"}
     assert batch.image_ids == ("a",)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return ManifestDataset([write_dataset(tmp_path_factory.mktemp("d"), few_pictures(96))])
-
-
-def loaded(source, *, num_workers=0, start=0, num_batches=3, indices=None, seed=0):
-    stream = SampleStream(
-        source, np.arange(8) if indices is None else indices, CropConfig(size_px=32), seed
-    )
-    config = StreamConfig(batch_size=4, num_workers=num_workers)
-    return list(batches(stream, config, start=start, num_batches=num_batches, pin_memory=False))
-
-
-def same(one, other):
-    return torch.equal(one.batch.images, other.batch.images) and all(
-        torch.equal(a, b) for a, b in zip(one.batch.regions, other.batch.regions, strict=True)
-    )
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_any_number_of_workers_gives_the_same_batches(dataset, num_workers):
-    alone, helped = loaded(dataset), loaded(dataset, num_workers=num_workers)
-    assert [b.batch.image_ids for b in alone] == [b.batch.image_ids for b in helped]
-    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
-
-
-def test_batches_resume_at_any_stream_position(dataset):
-    whole, rest = loaded(dataset, num_batches=4), loaded(dataset, start=8, num_batches=2)
-    assert all(same(a, b) for a, b in zip(whole[2:], rest, strict=True))
-
-
-def test_an_epoch_visits_every_image_and_the_next_cuts_other_windows(dataset):
-    first, second, third, fourth = loaded(dataset, num_batches=4)
-    ids = first.batch.image_ids + second.batch.image_ids
-    assert sorted(ids) == sorted(third.batch.image_ids + fourth.batch.image_ids)
-    assert len(set(ids)) == 8
-    again = third.batch.image_ids.index(ids[0]) if ids[0] in third.batch.image_ids else None
-    other = (third, again) if again is not None else (fourth, fourth.batch.image_ids.index(ids[0]))
-    assert not torch.equal(first.batch.images[0], other[0].batch.images[other[1]])
-
-
-def test_the_loader_leaves_the_global_random_state_alone(dataset):
-    before = torch.random.get_rng_state()
-    loaded(dataset)
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_only_the_listed_images_take_part(dataset):
-    indices = dataset.with_regions()[:4]
-    ids = {i for b in loaded(dataset, indices=indices) for i in b.batch.image_ids}
-    assert ids == {dataset.image_id(int(i)) for i in indices}
-
-
-class HalfBroken:
-    """Every image but those in `good` cannot be read."""
-
-    def __init__(self, dataset, good, path):
-        self.dataset, self.good, self.path = dataset, good, path
-
-    def read(self, index):
-        if index not in self.good:
-            raise BadImageError(self.dataset.image_id(index), self.path, "cut")
-        return self.dataset.read(index)
-
-
-def test_a_bad_image_is_replaced_by_the_next_in_order_and_named(dataset, tmp_path):
-    whole = [i for b in loaded(dataset, num_batches=2) for i in b.batch.image_ids]
-    bad = next(i for i in range(8) if dataset.image_id(i) == whole[2])
-    source = HalfBroken(dataset, set(range(8)) - {bad}, tmp_path)
-    got = loaded(source, num_batches=2)
-    ids = [i for b in got for i in b.batch.image_ids]
-    assert ids == [*whole[:2], whole[3], *whole[3:]]
-    assert got[0].bad_images == (f"image {whole[2]} in {tmp_path}: cut",)
-    assert got[1].bad_images == ()
-
-
-def test_a_replacement_is_cut_by_the_position_it_fills(dataset, tmp_path):
-    first = next(
-        i for i in range(8) if dataset.image_id(i) == loaded(dataset)[0].batch.image_ids[1]
-    )
-    source = HalfBroken(dataset, {first}, tmp_path)
-    got = loaded(source, num_batches=1)[0].batch.images[0]
-    expected = random_sample(dataset.read(first), CropConfig(size_px=32), seed=0, stream_position=0)
-    torch.testing.assert_close(got, to_model_range(expected.image[None])[0])
-
-
-def test_many_bad_images_in_a_row_stop_the_run(dataset, tmp_path):
-    with pytest.raises(ValueError, match="16 images in a row cannot be read"):
-        loaded(HalfBroken(dataset, set(), tmp_path))

@@ -1,6 +1,8 @@
 """Checkpoints are atomic, run no code, and other files are refused in one line."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ def state():
 
 @pytest.fixture
 def path(tmp_path, state):
-    save_checkpoint(tmp_path / "checkpoint.pt", checkpoint_of(state, micro(), torch.device("cpu")))
+    save_checkpoint(tmp_path / "checkpoint.pt", checkpoint_of(state, micro()))
     return tmp_path / "checkpoint.pt"
 
 
@@ -36,7 +38,7 @@ def test_a_tokenizer_comes_back_ready_to_use(path, state):
 def test_averaged_weights_are_preferred(tmp_path, state):
     with torch.no_grad():
         state.ema.module.quant_conv.weight.add_(1.0)
-    save_checkpoint(tmp_path / "c.pt", checkpoint_of(state, micro(), torch.device("cpu")))
+    save_checkpoint(tmp_path / "c.pt", checkpoint_of(state, micro()))
     loaded = load_tokenizer(tmp_path / "c.pt").quant_conv.weight
     torch.testing.assert_close(loaded, state.tokenizer.quant_conv.weight + 1.0)
 
@@ -127,11 +129,62 @@ def test_a_file_that_is_no_checkpoint_is_one_clear_line(tmp_path, write):
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path, state):
-    saved = checkpoint_of(state, micro(), torch.device("cpu"))
+    saved = checkpoint_of(state, micro())
     saved["ema"]["module"].pop("quant_conv.weight")
     save_checkpoint(tmp_path / "c.pt", saved)
-    with pytest.raises(UsageError, match=r"quant_conv\.weight"):
+    with pytest.raises(UsageError, match=r"another network.*1 missing \(quant_conv\.weight\)"):
         load_tokenizer(tmp_path / "c.pt")
+
+
+def test_another_network_is_refused_with_the_names_that_differ_and_their_number(tmp_path):
+    theirs = Tokenizer(CONFIGS["tiny"]).state_dict()
+    theirs["head.weight"] = torch.ones(2)
+    theirs["quant_conv.bias"] = torch.ones(5)
+    for name in [name for name in theirs if name.startswith("decoder.mid.block_1")]:
+        del theirs[name]
+    torch.save({"model": theirs}, tmp_path / "theirs.pt")
+
+    with pytest.raises(UsageError) as caught:
+        load_tokenizer(tmp_path / "theirs.pt")
+
+    assert "another network than tiny" in str(caught.value)
+    assert "8 missing (decoder.mid.block_1.norm1.weight, " in str(caught.value)
+    assert "and 5 more); 1 unexpected (head.weight)" in str(caught.value)
+    assert "1 of another shape (quant_conv.bias (5,) instead of (32,))" in str(caught.value)
+
+
+_SAVE_WITH_ROOM_FOR_LITTLE = """
+import resource, sys
+from pathlib import Path
+import torch
+from annotations_schema import UsageError
+from training.checkpoint import save_checkpoint
+
+for room in (200_000, 100):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        save_checkpoint(Path(sys.argv[1]), {"model": {"a": torch.ones(1_000_000)}})
+    except UsageError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line_and_the_old_checkpoint_stands(path):
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", _SAVE_WITH_ROOM_FOR_LITTLE, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    # The disk is full midway, then at the first byte.
+    refusals = done.stdout.splitlines()
+    assert len(refusals) == 2
+    for line in refusals:
+        assert line.startswith(f"{path} cannot be written (File too large); what was there before")
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_a_missing_file_and_a_newer_version_are_refused(tmp_path, path):

@@ -9,7 +9,9 @@ import pytest
 from annotations_schema import UsageError
 from tests.training_micro import PLAIN, micro, three_phases
 from training.config import LogConfig, OptimizerConfig, Phase, TrainConfig
+from training.machine import MachineConfig
 from training.recipes import RECIPES
+from training.run_folder import identity_of
 from training.typed_config import from_plain, to_plain, with_overrides
 
 
@@ -114,7 +116,7 @@ def test_overrides_apply_from_left_to_right():
         pytest.param("seed.more=3", "seed is a single value", id="below-a-value"),
         pytest.param("phases.bass.steps=3", "none of base, regions, decoder", id="no-such-phase"),
         pytest.param("phases.9.steps=3", "none of base", id="no-such-position"),
-        pytest.param("seed=-1", "may be negative", id="outside-its-range"),
+        pytest.param("seed=-1", "must not be negative", id="outside-its-range"),
     ],
 )
 def test_a_bad_override_is_one_clear_line(assignment, message):
@@ -134,7 +136,11 @@ def test_a_bad_override_is_one_clear_line(assignment, message):
         ),
         pytest.param(lambda: replace(micro(), ema_decay=1.0), "ema_decay", id="ema"),
         pytest.param(lambda: OptimizerConfig(learning_rate=0), "above 0", id="rate"),
-        pytest.param(lambda: OptimizerConfig(accumulate=0), "at least 1", id="accumulate"),
+        pytest.param(lambda: MachineConfig(micro_batch=0), "at least 1", id="micro-batch"),
+        pytest.param(lambda: MachineConfig(threads=-1), "at least 0", id="threads"),
+        pytest.param(
+            lambda: MachineConfig(checkpoint_levels=(-1,)), "count from 0", id="checkpoint-levels"
+        ),
         pytest.param(lambda: LogConfig(metrics_every=0), "metrics_every", id="log"),
         pytest.param(
             lambda: with_overrides(micro(), ["data.crop.size_px=33"]), "choose 32", id="crop-size"
@@ -144,6 +150,14 @@ def test_a_bad_override_is_one_clear_line(assignment, message):
 def test_values_that_make_no_sense_are_refused(build, message):
     with pytest.raises(UsageError, match=message):
         build()
+
+
+def test_the_machine_is_no_part_of_what_a_run_is():
+    here = micro()
+    machine = MachineConfig(device="cuda", threads=3, num_workers=7, micro_batch=1, compile=True)
+    elsewhere = replace(here, machine=machine)
+    assert identity_of(here, {}, {}) == identity_of(elsewhere, {}, {})
+    assert identity_of(here, {}, {}) != identity_of(replace(here, seed=1), {}, {})
 
 
 def test_steps_belong_to_phases():

@@ -1,15 +1,18 @@
 """Random access to the images of manifests, and one clear line for data that cannot be used."""
 
+import json
 import pickle
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from annotations_schema import DatasetLayout, ManifestError, UsageError, VersionError
 from tests.training_datasets import Picture, few_pictures, image_id, photo, portrait, write_dataset
 from training.data.manifest import BadImageError, ManifestDataset
+from training.data.transforms import Window
 
 
 @pytest.fixture
@@ -194,3 +197,95 @@ def test_the_dataset_travels_to_worker_processes(root):
     np.testing.assert_array_equal(copy.read(5).image, dataset.read(5).image)
     error = pickle.loads(pickle.dumps(BadImageError("ab", root, "cut")))
     assert str(error) == f"image ab in {root}: cut"
+
+
+def restated(path, change):
+    """Write a manifest's footer anew."""
+    table = pq.read_table(str(path))
+    footer = json.loads(table.schema.metadata[b"regions"])
+    change(footer)
+    described = table.replace_schema_metadata({b"regions": json.dumps(footer).encode()})
+    pq.write_table(described, str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f["transform"].update(name="ffhq_256"), "transform name is 'ffhq_256'"),
+        (lambda f: f["transform"].update(direction="image from canvas"), "transform direction is"),
+        (lambda f: f["transform"].update(canvas_px=96), "transform canvas_px is 96"),
+        (lambda f: f.update(frame="normalised"), "frame is 'normalised', the trainer knows"),
+        (lambda f: f.update(box="xywh"), "box is 'xywh'"),
+        (lambda f: f.pop("transform"), "transform name is None"),
+    ],
+)
+def test_unknown_frames_and_transforms_are_refused(root, change, message):
+    restated(DatasetLayout(root).annotations("000001"), change)
+    with pytest.raises(UsageError, match=message) as caught:
+        ManifestDataset([root])
+    assert "000001.parquet" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_footer_keys_are_of_no_harm(root):
+    restated(DatasetLayout(root).annotations("000001"), lambda f: f.update(note="hello"))
+    assert len(ManifestDataset([root])) == 8
+
+
+def weighted(root, path, weights):
+    """A subset file of the first shard with these sampling weights."""
+    table = pq.read_table(str(DatasetLayout(root).annotations("000000")))
+    table = table.append_column("dataset", pa.array([str(root)] * len(weights)))
+    table = table.append_column("sampling_weight", pa.array(weights, pa.float64()))
+    pq.write_table(table, str(path))
+    return path
+
+
+def test_sampling_weights_of_a_subset_decide_how_often_rows_come_up(tmp_path, root):
+    subset = weighted(root, tmp_path / "subset.parquet", [0.0, 1.0, 2.0])
+    drawn = ManifestDataset([subset]).mixture().draw(np.arange(600), 0)
+    times = np.bincount(drawn, minlength=3)
+    assert times[0] == 0
+    assert times[2] / times[1] == pytest.approx(2, rel=0.15)
+    with pytest.raises(UsageError, match="sampling_weight is 0 in every usable image"):
+        ManifestDataset([weighted(root, tmp_path / "s.parquet", [0.0] * 3)]).mixture()
+
+
+def test_weights_mix_the_sources(tmp_path, root):
+    other = write_dataset(tmp_path / "other", [photo("rocket", 96), portrait(96)])
+    drawn = ManifestDataset([other, root], weights=(3, 1)).mixture().draw(np.arange(1024), 0)
+    assert (drawn < 2).sum() == 768
+    without = ManifestDataset([other, root]).mixture().draw(np.arange(10), 0)
+    assert sorted(without.tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1,), r"--weights 1: 1 numbers for 2 sources"),
+        ((1, 0), r"--weights 1 0: each must be above 0"),
+        ((1, -2), r"--weights 1 -2: each must be above 0"),
+        ((1, float("nan")), "each must be above 0 and finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(root, weights, message):
+    with pytest.raises(UsageError, match=message):
+        ManifestDataset([root, root], weights=weights)
+
+
+def test_a_weighted_source_without_any_region_is_named(tmp_path, root):
+    other = write_dataset(tmp_path / "other", [photo("rocket", 96)])
+    dataset = ManifestDataset([root, other], weights=(1, 1))
+    assert len(dataset.mixture()) == 9
+    with pytest.raises(UsageError, match="other 1, but it has no usable image with a text region"):
+        dataset.mixture(only_with_regions=True)
+
+
+@pytest.mark.parametrize("file_format", ["png", "jpeg"])
+def test_a_window_is_that_part_of_the_whole_image(tmp_path, file_format):
+    pictures = [portrait(128)._replace(file_format=file_format)]
+    dataset = ManifestDataset([write_dataset(tmp_path / "d", pictures)])
+    window = Window(30, 50, 60, is_mirrored=True)
+    np.testing.assert_array_equal(
+        dataset.read_window(0, window), dataset.read(0).image[50:110, 30:90]
+    )

@@ -1,5 +1,6 @@
 """The averaged weights."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -71,3 +72,16 @@ def test_a_restored_average_goes_on_like_the_first():
     for average in (ema, other):
         average.update(module)
     assert torch.equal(ema.module.weight, other.module.weight)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.0])
+def test_a_closed_gate_leaves_the_average_and_an_open_one_changes_nothing(decay):
+    module = linear(0.0)
+    plain, gated = WeightEma(module, decay), WeightEma(module, decay)
+    module.weight.data.fill_(1.0)
+    plain.update(module)
+    gated.update(module, torch.tensor(True))
+    torch.testing.assert_close(gated.module.weight, plain.module.weight)
+    before = gated.module.weight.clone()
+    gated.update(module, torch.tensor(False))
+    assert torch.equal(gated.module.weight, before)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from annotations_schema.errors import WeightsError
 from annotations_schema.weights import read_weights
+from tests.gradient_check import directional_error
 from training.models.frozen.cards import CARDS
 from training.models.frozen.onnx_net import OnnxNet
 
@@ -304,30 +305,6 @@ def test_a_bias_per_column_is_not_taken_for_one_per_channel():
     (ours,) = OnnxNet(model_bytes, ["y"])(torch.from_numpy(x))
 
     np.testing.assert_allclose(ours.numpy(), onnxruntime_outputs(model_bytes, x)[0], atol=1e-5)
-
-
-def directional_error(function, x, step=1e-5):
-    """Relative difference of autograd to a central difference of a random scalar, float64.
-
-    The direction is half gradient, half random: along the gradient alone a wrong gradient that is
-    too short in other directions would pass, along noise alone the derivative is nearly zero. The
-    step is far below the distance to most kinks of ReLUs.
-    """
-    random = torch.Generator().manual_seed(1)
-    weights = [torch.randn(f.shape, generator=random).to(f) for f in function(x)]
-
-    def scalar(at):
-        return sum((w * f).sum() for w, f in zip(weights, function(at), strict=True))
-
-    leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(scalar(leaf), leaf)
-    noise = torch.randn(x.shape, generator=random).to(x)
-    direction = F.normalize(gradient.flatten(), dim=0) + F.normalize(noise.flatten(), dim=0)
-    direction = direction.reshape(x.shape)
-    with torch.no_grad():
-        ahead, behind = scalar(x + step * direction), scalar(x - step * direction)
-    expected = (gradient * direction).sum()
-    return float(abs((ahead - behind) / (2 * step) - expected) / abs(expected))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

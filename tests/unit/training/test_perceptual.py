@@ -119,28 +119,93 @@ def test_fewer_layers_give_a_part_of_the_distance(perceptual, astronaut):
     assert 0 < sum(parts) < perceptual(x, y)
 
 
-def test_lpips_is_the_package_s_own_number(vgg16_file, astronaut):
-    x = picture(astronaut)
-    y = blurred(x, 5)
+@pytest.fixture(scope="module")
+def published(vgg16_file):
+    """The package's own network, given the file's weights by torchvision's order of layers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     weights = torch.load(vgg16_file, weights_only=True)
-    for part in (reference.net.slice1, reference.net.slice3, reference.net.slice5):
+    for part in network.net.children():
         for index, layer in part.named_children():
             if hasattr(layer, "weight"):
                 layer.weight.data.copy_(weights[f"features.{index}.weight"])
                 layer.bias.data.copy_(weights[f"features.{index}.bias"])
-    for part in (reference.net.slice2, reference.net.slice4):
-        for index, layer in part.named_children():
-            if hasattr(layer, "weight"):
-                layer.weight.data.copy_(weights[f"features.{index}.weight"])
-                layer.bias.data.copy_(weights[f"features.{index}.bias"])
+    return network
 
-    ours = load_perceptual("lpips", vgg16_file)(x, y)
 
-    torch.testing.assert_close(ours, reference(x, y).mean(), rtol=1e-4, atol=1e-6)
+@pytest.fixture(scope="module")
+def lpips_distance(vgg16_file):
+    return load_perceptual("lpips", vgg16_file)
+
+
+def test_lpips_is_the_package_s_own_number(published, lpips_distance, astronaut):
+    x = picture(astronaut)
+    y = blurred(x, 5)
+
+    ours = lpips_distance(x, y)
+
+    torch.testing.assert_close(ours, published(x, y).mean(), rtol=1e-4, atol=1e-6)
     assert ours > 0
+
+
+def test_lpips_has_the_package_s_own_gradient(published, lpips_distance, astronaut):
+    x = picture(astronaut, 32)
+    y = blurred(x, 5).requires_grad_()
+
+    (ours,) = torch.autograd.grad(lpips_distance(x, y), y)
+    (expected,) = torch.autograd.grad(published(x, y).mean(), y)
+
+    assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_lpips_of_features_that_are_all_zero_has_a_finite_gradient(vgg16_file, tmp_path):
+    weights = torch.load(vgg16_file, weights_only=True)
+    dead = tmp_path / "dead.pth"
+    # Below zero in front of every ReLU: no layer says anything.
+    torch.save({n: torch.full_like(w, -1e-3 * w.ndim) for n, w in weights.items()}, dead)
+    distance = load_perceptual("lpips", dead)
+    y = torch.full((1, 3, 32, 32), 0.9, requires_grad=True)
+
+    assert all((f == 0).all() for f in distance.net(y))
+    distance(torch.zeros(1, 3, 32, 32), y).backward()
+
+    assert torch.isfinite(y.grad).all()
+
+
+def test_lpips_refuses_a_choice_of_layers(vgg16_file):
+    with pytest.raises(UsageError, match=r"layers relu1_2: lpips compares all of relu1_2, relu2"):
+        load_perceptual("lpips", vgg16_file, layers=["relu1_2"])
+
+
+@pytest.mark.parametrize("name", ["lpips", "vgg16_keras"])
+def test_a_layer_that_does_not_exist_is_refused_with_those_that_do(name):
+    known = "relu1_2, relu2_2, relu3_3, relu4_3, relu5_3"
+    with pytest.raises(UsageError, match=f"layer 'relu9' is unknown, known are {known}"):
+        load_perceptual(name, layers=["relu9"])
+
+
+def test_a_vgg16_of_another_hash_than_the_pinned_one_is_refused(vgg16_file):
+    with pytest.raises(WeightsError, match=r"lpips: .* has sha256 .*, expected 0000000000000000"):
+        load_perceptual("lpips", vgg16_file, sha256="0" * 64)
+
+
+def test_a_download_lands_in_torch_s_cache_and_only_when_asked_for(
+    vgg16_file, tmp_path, monkeypatch, lpips_distance, astronaut
+):
+    """torch's cache holds the file already, so the real code runs and nothing is fetched."""
+    cached = tmp_path / "checkpoints" / "vgg16-397923af.pth"
+    cached.parent.mkdir()
+    cached.write_bytes(vgg16_file.read_bytes())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path.parent / "elsewhere"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    x = picture(astronaut, 32)
+
+    with pytest.raises(WeightsError):
+        load_perceptual("lpips")
+    ours = load_perceptual("lpips", download=True)(x, blurred(x, 5))
+
+    assert torch.equal(ours, lpips_distance(x, blurred(x, 5)))
 
 
 def test_lpips_without_weights_says_what_to_do():
@@ -152,7 +217,7 @@ def test_lpips_refuses_a_file_of_another_network(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"conv1.weight": torch.zeros(1)}, path)
 
-    with pytest.raises(WeightsError, match=r"other.pth does not hold torchvision's VGG16"):
+    with pytest.raises(WeightsError, match=r"lpips: .*other.pth holds no weights of it"):
         load_perceptual("lpips", path)
 
 

@@ -39,6 +39,14 @@ def plane_quantizer(**options):
     return quantizer
 
 
+def update(quantizer, random):
+    quantizer.update_codebook(quantizer.take_statistics(random))
+
+
+def state_of(quantizer):
+    return {name: value.clone() for name, value in quantizer.state_dict().items()}
+
+
 @pytest.mark.parametrize("is_normalized", [True, False], ids=["cosine", "euclidean"])
 def test_nearest_is_the_argmin_of_distance(is_normalized):
     quantizer = make(50, 6, is_normalized=is_normalized).double()
@@ -55,7 +63,7 @@ def test_searching_in_chunks_changes_nothing(monkeypatch):
     quantizer, z = make(50, 6), F.normalize(torch.randn(101, 6), dim=1)
     whole = quantizer.nearest(z)
 
-    monkeypatch.setattr(quantizer_module, "_MAX_SIMILARITIES", 50 * 7)
+    monkeypatch.setattr(quantizer_module, "_MAX_SIMILARITIES", {False: 50 * 7})
 
     assert torch.equal(quantizer.nearest(z), whole)
 
@@ -101,7 +109,7 @@ def test_update_is_the_moving_average_by_hand():
     latents = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]
 
     quantizer(flat_latents(quantizer, latents))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     # Codes 0, 0 and 1 were hit: counts 0.9 + 0.1 n, sums 0.9 e + 0.1 sum(z).
     assert quantizer.cluster_size.tolist() == pytest.approx([1.1, 1.0, 0.9, 0.9])
@@ -115,7 +123,7 @@ def test_euclidean_codes_become_the_mean_of_their_latents():
     quantizer = plane_quantizer(restart="none", is_normalized=False)
 
     quantizer(flat_latents(quantizer, [[3.0, 0.0]]))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     assert quantizer.embedding.weight[0].tolist() == pytest.approx([0.9 + 0.3, 0.0])
 
@@ -128,21 +136,105 @@ def test_accumulated_steps_update_like_one_large_step():
     twice(z[:2])
     twice(z[2:])
     for quantizer in (once, twice):
-        quantizer.update_codebook(generator())
+        update(quantizer, generator())
 
     for name, value in once.state_dict().items():
         torch.testing.assert_close(value, twice.state_dict()[name], msg=name)
 
 
+@pytest.mark.parametrize("restart", ["reset", "release", "none"])
+@pytest.mark.parametrize("size", [16, 300], ids=["fewer codes", "more codes"])
+@pytest.mark.parametrize("micro_steps", [1, 2])
+def test_two_ranks_update_like_one_with_the_double_batch(restart, size, micro_steps):
+    alone, *ranks = (make(size, 4, restart=restart, decay=0.5) for _ in range(3))
+    randoms = [generator() for _ in range(3)]
+    for step in range(3):
+        z = torch.randn(8, 4, 3, 5, generator=generator(step))
+        alone(z)
+        update(alone, randoms[0])
+        for quantizer, half in zip(ranks, z.split(4), strict=True):
+            for part in half.split(4 // micro_steps):
+                quantizer(part)
+        statistics = torch.stack(
+            [
+                quantizer.take_statistics(random, rank=rank, ranks=2)
+                for rank, (quantizer, random) in enumerate(zip(ranks, randoms[1:], strict=True))
+            ]
+        ).sum(0)
+        for quantizer in ranks:
+            quantizer.update_codebook(statistics.clone())
+
+        for name, value in state_of(alone).items():
+            torch.testing.assert_close(value, ranks[0].state_dict()[name], msg=name)
+            assert torch.equal(ranks[0].state_dict()[name], ranks[1].state_dict()[name]), name
+    assert alone.usage() > 0
+
+
+def test_a_closed_gate_leaves_every_tensor_bit_equal_and_an_open_one_changes_nothing():
+    closed, opened, plain = make(), make(), make()
+    before = state_of(closed)
+    for quantizer in (closed, opened, plain):
+        quantizer(torch.randn(2, 4, 3, 3, generator=generator()))
+    statistics = [quantizer.take_statistics(generator()) for quantizer in (closed, opened, plain)]
+
+    closed.update_codebook(statistics[0] * float("nan"), torch.tensor(False))
+    opened.update_codebook(statistics[1], torch.tensor(True))
+    plain.update_codebook(statistics[2])
+
+    for name, value in before.items():
+        assert torch.equal(closed.state_dict()[name], value), name
+        assert torch.equal(opened.state_dict()[name], plain.state_dict()[name]), name
+        assert not torch.equal(plain.state_dict()[name], value), name
+
+
+def test_statistics_are_the_sums_of_the_one_hot_form_and_so_are_the_indices():
+    quantizer = make(200, 16)
+    z = torch.randn(3, 16, 7, 5, generator=generator())
+    flat = F.normalize(z, dim=1).movedim(1, -1).reshape(-1, 16)
+    codes = quantizer.codes()
+    distances = flat.square().sum(1, keepdim=True) - 2 * flat @ codes.T + codes.square().sum(1)
+    one_hot = F.one_hot(distances.argmin(1), 200).float()
+
+    indices = quantizer(z).indices
+    statistics = quantizer.take_statistics(generator())
+
+    assert torch.equal(indices.flatten(), distances.argmin(1))
+    assert torch.equal(statistics[:200], one_hot.sum(0))
+    torch.testing.assert_close(statistics[200:3400].reshape(200, 16), one_hot.T @ flat)
+
+
+def test_an_update_draws_the_same_amount_whatever_the_latents():
+    states = set()
+    for seed in range(3):
+        quantizer, random = make(64, 4), generator()
+        quantizer(torch.randn(2, 4, 8, 8, generator=generator(seed)))
+        update(quantizer, random)
+        states.add(bytes(random.get_state().tolist()))
+
+    assert len(states) == 1
+
+
+def test_no_similarity_is_kept_for_the_backward_pass():
+    quantizer = make(1024, 4)
+    kept = []
+    z = torch.randn(1, 4, 8, 8, requires_grad=True)
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()), lambda t: t):
+        quantizer(z)
+
+    assert kept
+    assert max(kept) <= z.numel()
+
+
 @pytest.mark.parametrize("silence", ["eval", "frozen"])
 def test_nothing_moves_in_evaluation_or_when_frozen(silence):
     quantizer = make()
-    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    before = state_of(quantizer)
     quantizer.train(silence != "eval")
     quantizer.frozen = silence == "frozen"
 
     quantizer(torch.randn(1, 4, 3, 3))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     for name, value in quantizer.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -151,10 +243,10 @@ def test_nothing_moves_in_evaluation_or_when_frozen(silence):
 def test_a_second_update_without_new_latents_does_nothing():
     quantizer = make()
     quantizer(torch.randn(1, 4, 3, 3))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
     before = quantizer.embed_avg.clone()
 
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     assert torch.equal(quantizer.embed_avg, before)
 
@@ -164,7 +256,7 @@ def test_restart_puts_dead_codes_on_latents_and_restarts_their_sums():
     latents = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]]), dim=1)
 
     quantizer(flat_latents(quantizer, latents))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     # Codes 2 and 3 were not hit and fall to 0.9, below the threshold 1.
     for code in (2, 3):
@@ -180,7 +272,7 @@ def test_release_restart_replaces_the_code_but_keeps_its_stale_sums():
     latents = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]]), dim=1)
 
     quantizer(flat_latents(quantizer, latents))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     assert torch.isclose(latents, quantizer.embedding.weight[2]).all(1).any()
     assert quantizer.embed_avg[2].tolist() == pytest.approx([-0.9, 0.0])
@@ -191,7 +283,7 @@ def test_restart_with_fewer_latents_than_codes_tells_them_apart_by_noise():
     quantizer = make(64, 4)
 
     quantizer(torch.randn(1, 4, 1, 2))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     codes = quantizer.embedding.weight
     assert len(codes.unique(dim=0)) == 64
@@ -202,7 +294,7 @@ def test_restart_draws_no_latent_twice_while_there_are_enough():
     quantizer = make(32, 4)
 
     quantizer(torch.randn(1, 4, 6, 6))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     dead = quantizer.cluster_size == 1.0
     assert len(quantizer.embedding.weight[dead].unique(dim=0)) == int(dead.sum())
@@ -219,7 +311,7 @@ def test_restart_uses_the_whole_codebook_where_latents_fill_a_cone():
             rows = centers[torch.randint(64, (512,), generator=random)]
             rows = rows + 0.1 * torch.randn(512, 8, generator=random)
             quantizer(rows.T.reshape(1, 8, 16, 32))
-            quantizer.update_codebook(random)
+            update(quantizer, random)
         return codebook_perplexity(quantizer.codebook_used[-4096:], 64)
 
     assert perplexity_after_training("reset") > 1.5 * perplexity_after_training("none")
@@ -232,7 +324,7 @@ def test_same_generator_gives_the_same_codebook_and_another_does_not():
         for step in range(3):
             torch.manual_seed(step)
             quantizer(torch.randn(1, 4, 8, 8))
-            quantizer.update_codebook(random)
+            update(quantizer, random)
         return quantizer.embedding.weight
 
     assert torch.equal(trained(5), trained(5))
@@ -245,7 +337,7 @@ def test_a_code_unused_for_ten_thousand_updates_stays_finite():
 
     for _ in range(1500):
         quantizer(z)
-        quantizer.update_codebook(generator())
+        update(quantizer, generator())
 
     assert quantizer.cluster_size[2] < 1e-30
     assert torch.isfinite(quantizer.embedding.weight).all()
@@ -279,7 +371,7 @@ def test_usage_counts_the_codes_of_the_window():
     assert (quantizer.usage(), quantizer.perplexity()) == (0.0, 0.0)
 
     quantizer(flat_latents(quantizer, [[1.0, 0], [1, 0], [0, 1], [0, 1]]))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     assert quantizer.usage() == 0.5
     assert quantizer.perplexity() == pytest.approx(2.0)
@@ -291,7 +383,7 @@ def test_window_keeps_the_latest_indices_when_one_step_overfills_it():
     rows[:10, 0], rows[10:, 1] = 1.0, 1.0
 
     quantizer(flat_latents(quantizer, rows))
-    quantizer.update_codebook(generator())
+    update(quantizer, generator())
 
     assert quantizer.codebook_used.unique().tolist() == [1]
 

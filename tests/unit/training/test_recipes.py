@@ -42,7 +42,8 @@ def test_the_generator_never_meets_an_untrained_discriminator(name):
 @pytest.mark.parametrize("name", PAPER)
 def test_an_optimizer_step_sees_128_images(name):
     config = RECIPES[name]()
-    assert config.optimizer.accumulate * config.data.stream.batch_size == 128
+    assert config.data.stream.batch_size == 128
+    assert 128 % config.machine.micro_batch == 0
 
 
 @pytest.mark.parametrize("name", PAPER)

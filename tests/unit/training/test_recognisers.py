@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 from importlib import metadata
 
 import cv2
@@ -10,13 +12,16 @@ from torch.nn import functional as F
 
 from annotations_schema.errors import UsageError, WeightsError
 from annotations_schema.weights import read_weights, resolve
+from tests.frozen_checkpoints import saved
+from tests.training_micro import three_phases
 from training.models.frozen.cards import CARDS
+from training.models.frozen.iresnet import IResNet50
 from training.models.frozen.recognisers import (
-    FACE_RECOGNISERS,
-    TEXT_RECOGNISERS,
     load_face_recogniser,
     load_text_recogniser,
 )
+from training.setup import frozen_net_hashes, load_frozen_nets
+from training.typed_config import with_overrides
 
 
 def to_model_range(image):
@@ -147,7 +152,7 @@ def test_features_tell_another_word_from_a_blurred_one(word, reader):
     assert distance(blurred) < 0.7 * distance(to_model_range(other))
 
 
-@pytest.mark.parametrize("name", [*TEXT_RECOGNISERS, *FACE_RECOGNISERS, "vgg16_keras"])
+@pytest.mark.parametrize("name", ["ppocr_v6_small", "sface", "vgg16_keras"])
 def test_card_names_the_installed_file_by_its_full_hash_and_licence(name):
     card = CARDS[name]
 
@@ -167,8 +172,18 @@ def test_card_names_the_installed_file_by_its_full_hash_and_licence(name):
             r"layer 'layer1' is unknown, known are stem, stage1",
         ),
         (lambda: load_face_recogniser("sface", layers=[]), r"no layers: name at least one of"),
+        (
+            lambda: load_text_recogniser("abinet", layers=["logits"]),
+            r"layer 'logits' is unknown, known are stem, layer1, .*layer5, transformer \(abinet\)",
+        ),
+        (
+            lambda: load_face_recogniser("iresnet50", layers=["layer5"]),
+            r"layer 'layer5' is unknown, known are layer1, .*layer4, embedding \(iresnet50\)",
+        ),
+        (lambda: load_text_recogniser("ppocr_v6_small", width=20), r"width 20: banners are wider"),
+        (lambda: load_face_recogniser("sface", sha256="abc"), r"'abc' is not 64 hex digits"),
     ],
-    ids=["text name", "face name", "layer", "no layer"],
+    ids=["text name", "face name", "layer", "no layer", "abinet", "iresnet50", "width", "hash"],
 )
 def test_unknown_names_are_refused_with_the_choice(call, message):
     with pytest.raises(UsageError, match=message):
@@ -181,3 +196,98 @@ def test_weights_that_are_another_file_are_refused(tmp_path):
 
     with pytest.raises(WeightsError, match=r"sface: .* has sha256"):
         load_face_recogniser("sface", wrong)
+
+
+@pytest.mark.parametrize("name", ["abinet", "iresnet50"])
+def test_card_of_a_file_that_was_never_at_hand_pins_no_hash_and_says_non_commercial(name):
+    card = CARDS[name]
+
+    assert card.sha256 is None
+    assert "non-commercial" in card.licence
+    with pytest.raises(WeightsError, match=rf"{name}: .* give with nets\.(text|face)_path"):
+        resolve(card)
+
+
+def test_a_pinned_hash_takes_the_place_of_the_card_s_own(tmp_path):
+    path = saved(tmp_path / "backbone.pth", IResNet50(["layer1"]).state_dict())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    net = load_face_recogniser("iresnet50", path, layers=["layer1"], sha256=digest.upper())
+
+    assert net.layers == ("layer1",)
+    wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
+    with pytest.raises(WeightsError, match=rf"^iresnet50: \S+ has sha256 {digest[:16]}.*expected"):
+        load_face_recogniser("iresnet50", path, layers=["layer1"], sha256=wrong)
+    with pytest.raises(WeightsError, match=rf"sface: .* expected {digest[:16]}"):
+        load_face_recogniser("sface", sha256=digest)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("code of a stranger",))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"model": Malicious()}, "UnpicklingError"),
+        ({"model": {"fc.weight": torch.zeros(1)}}, "no name ends in resnet.conv1.weight"),
+        (torch.zeros(3), "no name ends in resnet.conv1.weight"),
+    ],
+    ids=["code", "another network", "a tensor"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_unrun(tmp_path, content, reason, capsys):
+    path = saved(tmp_path / "stranger.pth", content)
+
+    with pytest.raises(WeightsError, match=reason) as caught:
+        load_text_recogniser("abinet", path)
+
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_half_a_file_is_refused(tmp_path):
+    whole = saved(tmp_path / "backbone.pth", IResNet50(["layer1"]).state_dict()).read_bytes()
+    half = tmp_path / "half.pth"
+    half.write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(WeightsError, match=r"iresnet50: .*half.pth holds no weights"):
+        load_face_recogniser("iresnet50", half)
+
+
+def test_native_networks_need_no_library_of_the_others():
+    program = (
+        "import sys, training.models.frozen.recognisers\n"
+        "others = {'onnx', 'onnxruntime', 'lpips', 'torchvision', 'duckdb', 'tyro'}\n"
+        "sys.exit(', '.join(others & set(sys.modules)) or 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+
+    assert done.stderr == b""
+    assert done.returncode == 0
+
+
+def test_the_hash_of_every_file_that_is_read_is_reported(tmp_path):
+    path = saved(tmp_path / "backbone.pth", IResNet50(["layer1"]).state_dict())
+    config = with_overrides(three_phases(), ["nets.face=iresnet50", f"nets.face_path={path}"])
+
+    # The phases of this training have a text and a face weight, and no perceptual one.
+    assert frozen_net_hashes(config) == {
+        "ppocr_v6_small": CARDS["ppocr_v6_small"].sha256,
+        "iresnet50": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def test_the_settings_of_a_run_reach_the_networks(tmp_path):
+    path = saved(tmp_path / "backbone.pth", IResNet50(["layer1"]).state_dict())
+    settings = ["nets.face=iresnet50", f"nets.face_path={path}", "nets.face_layers=layer1"]
+    config = with_overrides(three_phases(), [*settings, "nets.text_layers=stem"])
+
+    nets = load_frozen_nets(config, torch.device("cpu"))
+
+    assert nets.face.layers == ("layer1",)
+    with pytest.raises(WeightsError, match=r"iresnet50: .* expected 0000"):
+        load_frozen_nets(
+            with_overrides(config, ["nets.face_sha256=" + "0" * 64]), torch.device("cpu")
+        )

@@ -5,7 +5,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from annotations_schema.geometry import grid_sample_theta, warp_affine
-from training.losses.region_crops import face_canvases, resize_matrices, text_banners
+from training.losses import separable_resize
+from training.losses.region_crops import face_canvases, text_banners
+from training.losses.separable_resize import resize_matrices
 
 ZERO = torch.tensor([0])
 
@@ -33,6 +35,17 @@ def test_banner_is_torch_s_antialiased_resize_of_the_crop(box):
     expected = F.interpolate(
         image[:, :, y0:y1, x0:x1], (16, 24), mode="bilinear", antialias=True, align_corners=False
     )
+    torch.testing.assert_close(banner, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES.keys())
+def test_bilinear_banner_is_torch_s_plain_resize_of_the_crop(box):
+    images = torch.rand(3, 3, 48, 64, dtype=torch.float64)
+    x0, y0, x1, y1 = box
+
+    banner = text_banners(images, boxes(box), torch.tensor([1]), (16, 24), "bilinear")
+
+    expected = F.interpolate(images[1:2, :, y0:y1, x0:x1], (16, 24), mode="bilinear")
     torch.testing.assert_close(banner, expected, rtol=0, atol=1e-9)
 
 
@@ -64,13 +77,14 @@ def test_a_box_sees_the_pixels_it_touches_and_no_other():
     assert seen.amax(0).tolist() == [8, 11]
 
 
+@pytest.mark.parametrize("sampling", ["antialiased", "bilinear"])
 @pytest.mark.parametrize(
     "box", [(30, 2, 40, 8), (-9, 2, -1, 8), (5, 5, 5, 5)], ids=["right", "left", "empty"]
 )
-def test_a_box_that_touches_no_pixel_gives_zeros(box):
+def test_a_box_that_touches_no_pixel_gives_zeros(box, sampling):
     image = torch.rand(1, 3, 20, 20) + 1
 
-    banner = text_banners(image, boxes(box), ZERO)
+    banner = text_banners(image, boxes(box), ZERO, sampling=sampling)
 
     assert torch.equal(banner, torch.zeros(1, 3, 32, 128))
 
@@ -172,6 +186,49 @@ def test_a_face_s_canvas_does_not_depend_on_the_faces_beside_it():
     for face in range(3):
         alone = face_canvases(images, theta[face : face + 1], index[face : face + 1])
         torch.testing.assert_close(together[face : face + 1], alone)
+
+
+@pytest.mark.parametrize("sampling", ["antialiased", "bilinear"])
+def test_banner_gradient_is_that_of_a_linear_map_whatever_the_box_lies_in(sampling, monkeypatch):
+    # Few elements at once, so that the boxes are worked through in several parts.
+    monkeypatch.setattr(separable_resize, "_MAX_COPIED", {False: 2 * 7 * 9})
+    images = torch.rand(2, 1, 7, 9, dtype=torch.float64, requires_grad=True)
+    some = boxes((0, 0, 9, 7), (1.5, 2.2, 6.1, 6.9), (3, 3, 9, 7)).double()
+    index = torch.tensor([1, 0, 1])
+
+    assert torch.autograd.gradcheck(
+        lambda x: text_banners(x, some, index, (3, 4), sampling), images
+    )
+
+
+def test_a_face_twice_the_canvas_is_read_from_the_2_x_2_means():
+    images = torch.rand(2, 3, 64, 64)
+
+    canvas = face_canvases(images, torch.eye(2, 3)[None], torch.tensor([1]), (32, 32))
+
+    torch.testing.assert_close(canvas, F.avg_pool2d(images[1:], 2), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("crop", ["antialiased", "bilinear", "faces"])
+def test_crops_are_one_graph_that_reads_nothing_back(crop):
+    images = torch.rand(2, 3, 40, 40)
+    index = torch.tensor([1, 0])
+    two = boxes((2, 3, 30, 20), (0, 0, 40, 40))
+    theta = torch.eye(2, 3).repeat(2, 1, 1)
+
+    def cut(images):
+        if crop == "faces":
+            return face_canvases(images, theta, index, (8, 8))
+        return text_banners(images, two, index, (8, 16), crop)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(cut, fullgraph=True, backend="aot_eager")
+    image, copy = images.clone().requires_grad_(), images.clone().requires_grad_()
+    cut(image).square().sum().backward()
+    compiled(copy).square().sum().backward()
+
+    torch.testing.assert_close(compiled(images), cut(images))
+    torch.testing.assert_close(copy.grad, image.grad)
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.9], ids=["enlarged", "shrunk"])

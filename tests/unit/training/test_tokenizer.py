@@ -162,7 +162,7 @@ def test_reconstruction_trains_encoder_and_decoder_but_not_the_codebook():
     tokenizer(torch.rand(1, 3, 8, 8)).x_hat.square().mean().backward()
 
     assert tokenizer.encoder.conv_in.weight.grad.abs().max() > 0
-    assert tokenizer.last_layer.grad.abs().max() > 0
+    assert tokenizer.decoder.conv_out.weight.grad.abs().max() > 0
     assert tokenizer.quantize.embedding.weight.grad is None
 
 

@@ -14,7 +14,7 @@ from training.recipes import RECIPES
 
 DETECTOR_LIBRARIES = ("ray", "cv2", "insightface", "doctr")
 QUICK = (
-    "threads=1",
+    "machine.threads=1",
     "data.crop.size_px=32",
     "data.stream.batch_size=1",
     "phases.*.objective.perceptual_weight=0",
@@ -77,6 +77,33 @@ def test_misuse_is_one_line_and_exit_2(run, root, tmp_path, capsys, change, mess
     assert message in one_line(capsys)
     assert not (tmp_path / "new").exists()
     assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--where", "num_txt > 0"], "num_text"),
+        (["--where", "num_text > 99"], "not chosen by --where"),
+        (["--weights", "1", "2"], "2 numbers for 1 sources"),
+        (["--weights", "-1"], "each must be above 0"),
+    ],
+)
+def test_images_and_weights_that_do_not_fit_are_one_line_and_exit_2(
+    root, tmp_path, capsys, options, message
+):
+    arguments = ["tokenizer", "--recipe", "tiny", "--data", str(root), "--out", str(tmp_path / "r")]
+    assert main([*arguments, *options, "--set", *QUICK]) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "r").exists()
+
+
+def test_where_and_weights_are_part_of_the_run(root, tmp_path):
+    arguments = ["tokenizer", "--recipe", "tiny", "--data", str(root), "--out", str(tmp_path / "r")]
+    chosen = ["--where", "num_text > 0 or num_faces > 0", "--weights", "2"]
+    assert main([*arguments, *chosen, "--set", *QUICK]) == 0
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["data"]["where"] == chosen[1]
+    assert config["data"]["weights"] == [2.0]
 
 
 def test_debug_shows_the_traceback(root, tmp_path):

