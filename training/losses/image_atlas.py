@@ -84,6 +84,27 @@ def sample(
     return sampled.view(images.shape[1], count, height, width).transpose(0, 1)
 
 
+def sample_axes(images: Tensor, x: Tensor, y: Tensor, image_index: Tensor) -> Tensor:
+    """(N, C, h, w): bilinear samples of one image per region on a grid of columns and rows.
+
+    Args:
+        images: (B, C, H, W), at least float32.
+        x: (N, w) columns in pixels, edges at 0 and W; held half a pixel inside, so that nothing
+            beyond the image is read.
+        y: (N, h) rows likewise.
+        image_index: (N,) int64.
+    """
+    count, channels, height, width = images.shape
+    size = (len(x), y.shape[1], x.shape[1])
+    # Placed along each axis before they meet in the grid, which has many more elements.
+    x = (x * (2 / width) - 1)[:, None, :].expand(size)
+    y = ((y + image_index[:, None] * height) * (2 / (count * height)) - 1)[:, :, None].expand(size)
+    grid = torch.stack([x, y], -1).view(1, size[0] * size[1], size[2], 2)
+    tall = images.transpose(0, 1).reshape(1, channels, count * height, width)
+    sampled = F.grid_sample(tall, grid, align_corners=False)
+    return sampled.view(channels, *size).transpose(0, 1)
+
+
 class _Atlas(torch.autograd.Function):
     """Levels, (B, C, H_l, W_l) each -> (1, C, B * layout.height, layout.width).
 

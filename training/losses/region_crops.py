@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.losses.image_atlas import layout_of, sample
+from training.losses.image_atlas import layout_of, sample, sample_axes
 from training.losses.separable_resize import resize_matrices, separable_resize
 from training.models.precision import at_least_float32
 
@@ -71,16 +71,12 @@ def banner_crop(
     if sampling == "bilinear":
         x, is_seen_x = _positions(boxes[:, 0], boxes[:, 2], width, size[1])
         y, is_seen_y = _positions(boxes[:, 1], boxes[:, 3], height, size[0])
-        points = torch.stack(
-            [x[:, None, :].expand(-1, size[0], -1), y[:, :, None].expand(-1, -1, size[1])], -1
-        )
-        layout, level = layout_of(height, width, 1), torch.zeros_like(image_index)
         is_seen = (is_seen_x & is_seen_y)[:, None, None, None]
 
         def apply_bilinear(images: Tensor) -> Tensor:
             with _full_precision(images):
                 images = at_least_float32(images)
-                return torch.where(is_seen, sample(images, layout, points, level, image_index), 0.0)
+                return torch.where(is_seen, sample_axes(images, x, y, image_index), 0.0)
 
         return apply_bilinear
     rows = resize_matrices(boxes[:, 1], boxes[:, 3], height, size[0])
