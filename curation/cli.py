@@ -180,6 +180,40 @@ class Tombstone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RenderText:
+    """Write an ordinary dataset of words rendered on photographs, with exact boxes."""
+
+    out: Annotated[str, arg(metavar="DIR")]
+    """Folder of the dataset; the same command goes on after a kill."""
+    images: int
+    """Pages."""
+    backgrounds: Annotated[tuple[Path, ...], arg(metavar="DIR|FILE")] = ()
+    """Images to print on, text in them gets no box; default: photographs without text from
+    installed packages."""
+    fonts: Annotated[tuple[Path, ...], arg(metavar="DIR|FILE")] = ()
+    """Fonts, .ttf or .otf; default: those of the matplotlib package."""
+    words: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A word a line, UTF-8; default: 190 common English words and numbers."""
+    seed: int = 0
+    """Of every choice: the same seed and sources give the same pictures and manifests."""
+    size_px: int = 256
+    """Side of a page, pixels."""
+    letter_px: tuple[int, int] = (16, 40)
+    """Least and largest font size, pixels."""
+    words_per_page: tuple[int, int] = (2, 7)
+    """Least and largest number of words."""
+    max_angle_deg: float = 4.0
+    """Half of the words are turned by up to so many degrees."""
+    min_contrast: float = 3.0
+    """Least contrast ratio of ink and background, from 1 to 10 (WCAG 2.1)."""
+    jpeg_quality: int = 92
+    """Of the stored images."""
+    shard_size: int = 1000
+    """Pages in a shard."""
+    output: OutputOptions = OutputOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Doctor:
     """Check this machine and a dataset's folder before a long run; exit 1 where something fails."""
 
@@ -218,6 +252,7 @@ Command = (
     | Report
     | Select
     | Tombstone
+    | RenderText
     | Doctor
     | Detectors
 )
@@ -233,6 +268,7 @@ _TYPED: Any = (
     | Annotated[Report, subcommand("report")]
     | Annotated[Select, subcommand("select")]
     | Annotated[Tombstone, subcommand("tombstone")]
+    | Annotated[RenderText, subcommand("render-text")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Detectors, subcommand("detectors")]
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from training.config import DataConfig, LogConfig, OptimizerConfig, Phase, TrainConfig
 from training.data.loader import StreamConfig
 from training.data.transforms import CropConfig
-from training.losses.objective import ObjectiveConfig
+from training.losses.objective_config import ObjectiveConfig
 from training.machine import MachineConfig
 from training.models.autoencoder import AutoencoderConfig
 from training.models.discriminator import DiscriminatorConfig

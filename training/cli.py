@@ -46,6 +46,8 @@ class Tokenizer:
     weights: tuple[float, ...] = ()
     """How often each source of --data is drawn, one positive number each: 3 1. Without, every image
     of all sources is drawn once an epoch."""
+    init: Annotated[Path | None, arg(metavar="CHECKPOINT")] = None
+    """Start from a checkpoint's averaged weights: a run's checkpoint.pt, or insight_tok.pt."""
     set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="KEY=VALUE")] = ()
     """Change the recipe: seed=1 data.crop.size_px=128 phases.base.steps=1000; a star stands for
     every phase: phases.*.objective.perceptual_weight=0."""

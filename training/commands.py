@@ -76,6 +76,8 @@ def _train(command: Tokenizer) -> int:
     config = resolved_config(command.recipe, tuple(itertools.chain.from_iterable(command.set)))
     if command.where is not None:
         config = replace(config, data=replace(config.data, where=command.where))
+    if command.init is not None:
+        config = replace(config, init=command.init)
     if command.weights:
         config = replace(config, data=replace(config.data, weights=command.weights))
     sources = list(itertools.chain.from_iterable(command.data))

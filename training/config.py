@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from annotations_schema.errors import UsageError
 from training.data.loader import StreamConfig
 from training.data.transforms import CropConfig
-from training.losses.objective import ObjectiveConfig
+from training.losses.objective_config import ObjectiveConfig
 from training.machine import MachineConfig
 from training.models.discriminator import DiscriminatorConfig
 from training.models.tokenizer import TokenizerConfig
@@ -125,6 +125,14 @@ class FrozenNetsConfig:
     """Layers that are compared; the recogniser's own choice where None."""
     text_width: int | None = None
     """Width at which the recogniser sees a banner, pixels; its own where None."""
+    global_text: str = "ppocr_v6_small_det"
+    """Name for `training.models.frozen.text_detector.load_text_detector`."""
+    global_text_path: Path | None = None
+    """Its weights file, where it is not in an installed package."""
+    global_text_sha256: str | None = None
+    """Hex sha256 that this file must have; the card's own where None."""
+    global_text_layers: tuple[str, ...] | None = None
+    """Layers that are compared; all where None."""
     face: str = "sface"
     """Name for `training.models.frozen.recognisers.load_face_recogniser`."""
     face_path: Path | None = None
@@ -193,6 +201,10 @@ class TrainConfig:
     """bfloat16: autocast of networks and losses; weights and quantizer stay float32."""
     seed: int = 0
     """Of initial weights, order, windows and codebook restarts; not negative."""
+    init: Path | None = None
+    """Checkpoint whose averaged weights are the start, in place of random ones: a run's
+    checkpoint.pt or the published insight_tok.pt. Optimizers and discriminator start new. The
+    run's identity is this file's sha256, wherever it lies."""
     machine: MachineConfig = field(default_factory=MachineConfig)
     """Where it runs; no part of the run's identity."""
 

@@ -14,6 +14,7 @@ TIMING_KEYS = ("images_per_s", "data_wait_share", "memory_gib")
 METRIC_GROUPS: Mapping[str, tuple[str, ...]] = {
     "loss": (
         "total", "reconstruction", "perceptual", "commitment", "adversarial", "text", "face",
+        "global_text",
         "discriminator",
     ),
     "gradient norm": ("gradient_norm", "discriminator_gradient_norm"),

@@ -20,7 +20,7 @@ from training.config import (
 )
 from training.data.loader import StreamConfig
 from training.data.transforms import CropConfig
-from training.losses.objective import ObjectiveConfig
+from training.losses.objective_config import ObjectiveConfig
 from training.machine import MachineConfig
 from training.models.tokenizer import CONFIGS
 
@@ -102,11 +102,48 @@ def tiny_regions() -> TrainConfig:
     return replace(config, recipe="tiny_regions", phases=(base, replace(last, objective=objective)))
 
 
+def evidence_cpu() -> TrainConfig:
+    """What `make evidence` trains on a CPU: `tiny` in one phase, with windows that zoom more."""
+    config = tiny()
+    return replace(
+        config,
+        recipe="evidence_cpu",
+        phases=(Phase(name="train", steps=2400, objective=_TINY_OBJECTIVE),),
+        data=replace(config.data, crop=replace(config.data.crop, min_window=0.25, max_window=0.8)),
+        optimizer=replace(config.optimizer, final_rate=0.1),
+        log=LogConfig(metrics_every=20, preview_every=1000, checkpoint_every=100),
+    )
+
+
+def evidence_gpu() -> TrainConfig:
+    """What `make evidence` trains on one GPU: LlamaGen's 72M network at 256 px in one phase."""
+    objective = ObjectiveConfig(adversarial_start=4_000, discriminator_start=3_000)
+    return replace(
+        llamagen_72m(),
+        recipe="evidence_gpu",
+        phases=(Phase(name="train", steps=12_000, objective=objective),),
+        data=DataConfig(
+            crop=CropConfig(min_window=0.4, region_focus=0.8), stream=StreamConfig(batch_size=32)
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-4, final_rate=0.1, warmup_steps=200),
+        log=LogConfig(metrics_every=50, preview_every=2000, checkpoint_every=500),
+        ema_decay=0.999,
+    )
+
+
 _TINY_OBJECTIVE = ObjectiveConfig(perceptual_weight=0.05, adversarial_weight=0.0)
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.__name__: recipe
-    for recipe in (insight_426m, insight_111m, llamagen_72m, tiny, tiny_regions)
+    for recipe in (
+        insight_426m,
+        insight_111m,
+        llamagen_72m,
+        tiny,
+        tiny_regions,
+        evidence_cpu,
+        evidence_gpu,
+    )
 }
 """By the name used on the command line."""
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import training
 from annotations_schema.errors import UsageError
-from annotations_schema.layout import config_sha256, write_json
+from annotations_schema.layout import config_sha256, sha256_file, write_json
 from training.config import TrainConfig
 from training.machine import MachineConfig
 from training.typed_config import to_plain
@@ -79,12 +79,15 @@ def identity_of(
     """What a run is: hashes of all that goes into it, version and sha256 of the code.
 
     Args:
-        config: the resolved configuration; its machine settings are left out.
+        config: the resolved configuration; its machine settings are left out, and of a checkpoint
+            to start from the content counts, not the place.
         manifests: sha256 of each manifest file, by path.
         nets: sha256 of the weights of each frozen network, by name.
     """
+    start = {} if config.init is None else {"init_sha256": sha256_file(config.init)}
     return {
-        "config_sha256": config_sha256(replace(config, machine=MachineConfig())),
+        "config_sha256": config_sha256(replace(config, machine=MachineConfig(), init=None)),
+        **start,
         "manifests": dict(manifests),
         "nets": dict(nets),
         "version": importlib.metadata.version("open-insighttok"),
@@ -127,6 +130,11 @@ def check_folder(folder: RunFolder, identity: Mapping[str, Any], *, resume: bool
         raise UsageError(
             f"{folder.root} was trained on other manifests (see {folder.identity}); repeat its "
             "--data, or name another folder with --out"
+        )
+    if known.get("init_sha256") != identity.get("init_sha256"):
+        raise UsageError(
+            f"{folder.root} started from another checkpoint (see {folder.identity}); repeat its "
+            "--init, or name another folder with --out"
         )
     if known.get("nets") != identity["nets"]:
         raise UsageError(

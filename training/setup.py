@@ -26,6 +26,7 @@ from training.machine import MachineConfig
 from training.models.frozen.cards import pinned_card
 from training.models.frozen.perceptual import load_perceptual, perceptual_file
 from training.models.frozen.recognisers import load_face_recogniser, load_text_recogniser
+from training.models.frozen.text_detector import load_text_detector
 
 # Apart from the seeds of the phases, so that no two streams show the same windows.
 _PREVIEW_SEED = 500_009
@@ -106,7 +107,7 @@ def load_frozen_nets(config: TrainConfig, device: torch.device) -> FrozenNets:
         WeightsError: weights that are absent or wrong.
     """
     names, needed = config.nets, _needed_nets(config)
-    perceptual = text = face = None
+    perceptual = text = face = global_text = None
     if "perceptual" in needed:
         perceptual = load_perceptual(
             names.perceptual,
@@ -127,10 +128,17 @@ def load_frozen_nets(config: TrainConfig, device: torch.device) -> FrozenNets:
         face = load_face_recogniser(
             names.face, names.face_path, layers=names.face_layers, sha256=names.face_sha256
         )
-    for net in (perceptual, text, face):
+    if "global_text" in needed:
+        global_text = load_text_detector(
+            names.global_text,
+            names.global_text_path,
+            layers=names.global_text_layers,
+            sha256=names.global_text_sha256,
+        )
+    for net in (perceptual, text, face, global_text):
         if net is not None:
             net.to(device).eval().requires_grad_(False)
-    return FrozenNets(perceptual=perceptual, text=text, face=face)
+    return FrozenNets(perceptual=perceptual, text=text, face=face, global_text=global_text)
 
 
 def frozen_net_hashes(config: TrainConfig) -> dict[str, str]:
@@ -154,6 +162,9 @@ def frozen_net_hashes(config: TrainConfig) -> dict[str, str]:
     if "face" in needed:
         card = pinned_card(names.face, names.face_sha256)
         files[names.face] = resolve(card, names.face_path)
+    if "global_text" in needed:
+        card = pinned_card(names.global_text, names.global_text_sha256)
+        files[names.global_text] = resolve(card, names.global_text_path)
     return {name: sha256_file(file) for name, file in files.items()}
 
 
@@ -180,8 +191,8 @@ def summary(config: TrainConfig, dataset: ManifestDataset, device: torch.device)
 
 
 def _needed_nets(config: TrainConfig) -> set[str]:
-    """Which of perceptual, text and face have a weight in some phase."""
-    kinds = ("perceptual", "text", "face")
+    """Which of the frozen networks' terms have a weight in some phase."""
+    kinds = ("perceptual", "text", "face", "global_text")
     objectives = [phase.objective for phase in config.phases]
     return {kind for kind in kinds if any(getattr(o, f"{kind}_weight") for o in objectives)}
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from annotations_schema.errors import UsageError
+from training.checkpoint import averaged_weights, load_checkpoint
 from training.config import TrainConfig
 from training.ema import WeightEma
 from training.finite import FiniteGate
 from training.metrics import MetricWindow
 from training.models.discriminator import PatchDiscriminator
 from training.models.lean import make_lean
-from training.models.published import differences, shapes_of
+from training.models.published import differences, shapes_of, tokenizer_of
 from training.models.tokenizer import Tokenizer
 from training.typed_config import to_plain
 
@@ -46,10 +48,16 @@ class TrainingState:
 
 
 def initial_state(config: TrainConfig, device: torch.device) -> TrainingState:
-    """A new state; weights are drawn from the seed, whatever this process drew before."""
+    """A new state; weights are drawn from the seed, whatever this process drew before.
+
+    Raises:
+        UsageError: the checkpoint to start from is none, or is one of another network.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         tokenizer = Tokenizer(config.tokenizer).to(device).train()
+        if config.init is not None:
+            _start_from(tokenizer, config.init)
         discriminator = None
         if config.uses_discriminator:
             discriminator = PatchDiscriminator(config.discriminator).to(device).train()
@@ -113,6 +121,18 @@ def restore(state: TrainingState, saved: Mapping[str, Any]) -> None:
     state.logit_anchors.copy_(training["logit_anchors"])
     state.window.load_state_dict(training["window"])
     state.step = int(saved["step"])
+
+
+def _start_from(tokenizer: Tokenizer, checkpoint: Path) -> None:
+    weights = averaged_weights(load_checkpoint(checkpoint))
+    try:
+        start = tokenizer_of(tokenizer.config, weights)
+    except ValueError as error:
+        raise UsageError(
+            f"init {checkpoint} is a checkpoint of another network: {error}; give one of the "
+            "recipe's network"
+        ) from error
+    tokenizer.load_state_dict(start.state_dict())
 
 
 def _shapes(parts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 build.py     run, plan, fetch, annotate, retry
 publish.py   select, tombstone
+render.py    render-text
 inspect.py   status, verify, report, doctor, detectors
 configs.py   from typed options to configurations
 output.py    text on stderr, JSON on stdout
@@ -10,7 +11,7 @@ output.py    text on stderr, JSON on stdout
 from __future__ import annotations
 
 from curation import cli
-from curation.commands import build, inspect, publish
+from curation.commands import build, inspect, publish, render
 
 
 def execute(command: cli.Command) -> int:
@@ -40,6 +41,8 @@ def execute(command: cli.Command) -> int:
             return publish.select(command)
         case cli.Tombstone():
             return publish.tombstone(command)
+        case cli.RenderText():
+            return render.render_text(command)
         case cli.Doctor():
             return inspect.doctor(command)
         case cli.Detectors():

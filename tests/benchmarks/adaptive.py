@@ -13,7 +13,8 @@ from tests.benchmarks.timing import interleaved, ratio, show
 from training.data.batch import RegionBatch
 from training.losses.adversarial import generator_loss
 from training.losses.gradients import inject
-from training.losses.objective import FrozenNets, ObjectiveConfig, generator_objective
+from training.losses.objective import FrozenNets, generator_objective
+from training.losses.objective_config import ObjectiveConfig
 from training.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from training.models.frozen.perceptual import load_perceptual
 from training.models.tokenizer import CONFIGS, Tokenizer

@@ -22,12 +22,8 @@ from training.data.batch import RegionBatch
 from training.ema import WeightEma
 from training.losses.adversarial import discriminator_loss, generator_loss
 from training.losses.gradients import inject
-from training.losses.objective import (
-    FrozenNets,
-    ObjectiveConfig,
-    discriminator_objective,
-    generator_objective,
-)
+from training.losses.objective import FrozenNets, discriminator_objective, generator_objective
+from training.losses.objective_config import ObjectiveConfig
 from training.machine import MachineConfig
 from training.models.autoencoder import AttnBlock
 from training.models.discriminator import DiscriminatorConfig, PatchDiscriminator

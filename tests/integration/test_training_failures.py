@@ -263,3 +263,39 @@ def test_a_number_that_is_none_between_two_checks_is_named_and_moves_nothing(
     assert said.startswith("insight-train: step 1 of phase base: ")
     assert not list(out.glob("*.pt"))
     assert not (out / "metrics.jsonl").exists()
+
+
+def test_a_run_starts_from_another_run_s_averaged_weights(
+    root: Path, finished: Path, tmp_path: Path
+) -> None:
+    start, out = finished / "checkpoint.pt", tmp_path / "run"
+    first_step = ("phases.base.steps=1", "optimizer.learning_rate=1e-9", "ema_decay=0")
+    words = arguments(root, out, *first_step)
+
+    assert main([*words, "--init", str(start)]) == 0
+
+    begun = load_checkpoint(out / "checkpoint.pt")["model"]
+    source = load_checkpoint(start)["ema"]["module"]
+    for name in ("encoder.conv_in.weight", "decoder.conv_out.weight"):
+        torch.testing.assert_close(begun[name], source[name], atol=1e-6, rtol=0)
+
+
+def test_a_start_from_another_network_is_refused_with_the_keys_that_differ(
+    root: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(root, tmp_path / "run", "tokenizer.autoencoder.channels=16")
+
+    line = refused(capsys, [*words, "--init", str(finished / "checkpoint.pt")])
+
+    assert "init" in line
+    assert "another network" in line
+    assert "conv_in" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_from_another_start_is_refused(
+    root: Path, finished: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*arguments(root, run), "--resume", "--init", str(finished / "checkpoint.pt")]
+
+    assert "started from another checkpoint" in refused(capsys, words)

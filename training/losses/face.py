@@ -8,6 +8,7 @@ from torch import Tensor
 from training.data.batch import RegionBatch
 from training.losses.feature_distance import ChannelReduction, FeatureExtractor, feature_l1
 from training.losses.region_crops import CANVAS_SIZE, canvas_crop
+from training.losses.region_weights import RegionWeighting, region_weights
 
 
 def face_loss(
@@ -18,6 +19,7 @@ def face_loss(
     *,
     size: tuple[int, int] = CANVAS_SIZE,
     channels: ChannelReduction = "sum",
+    weighting: RegionWeighting = "area",
 ) -> Tensor:
     """L_face = 1 / B * sum_j w_j l_j over the faces of the batch, l_j of `feature_l1`.
 
@@ -32,6 +34,7 @@ def face_loss(
         net: the frozen face recogniser.
         size: (h, w) of the canvas that the maps are for.
         channels: see `feature_l1`.
+        weighting: see `RegionWeighting`.
 
     Returns:
         0-d, at least 0.
@@ -48,4 +51,5 @@ def face_loss(
         for images in (x.detach(), x_hat)
     )
     distances = feature_l1(canvases, canvases_hat, net, channels)
-    return (regions.face_weight * distances).sum() / len(x)
+    weights = region_weights(regions.face_weight, weighting)
+    return (weights * distances).sum() / len(x)

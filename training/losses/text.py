@@ -8,6 +8,7 @@ from torch import Tensor
 from training.data.batch import RegionBatch
 from training.losses.feature_distance import ChannelReduction, FeatureExtractor, feature_l1
 from training.losses.region_crops import BANNER_SIZE, BannerSampling, banner_crop
+from training.losses.region_weights import RegionWeighting, region_weights
 
 
 def text_loss(
@@ -19,6 +20,7 @@ def text_loss(
     size: tuple[int, int] = BANNER_SIZE,
     channels: ChannelReduction = "sum",
     sampling: BannerSampling = "antialiased",
+    weighting: RegionWeighting = "area",
 ) -> Tensor:
     """L_text = 1 / B * sum_i w_i l_i over the text regions of the batch, l_i of `feature_l1`.
 
@@ -34,6 +36,7 @@ def text_loss(
         size: (h, w) of the banners the boxes are resized to.
         channels: see `feature_l1`.
         sampling: of the banners, see `BannerSampling`.
+        weighting: see `RegionWeighting`.
 
     Returns:
         0-d, at least 0.
@@ -52,4 +55,5 @@ def text_loss(
         for images in (x.detach(), x_hat)
     )
     distances = feature_l1(banners, banners_hat, net, channels)
-    return (regions.text_weight * distances).sum() / len(x)
+    weights = region_weights(regions.text_weight, weighting)
+    return (weights * distances).sum() / len(x)

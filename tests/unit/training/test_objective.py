@@ -10,12 +10,8 @@ from training.data.batch import RegionBatch
 from training.losses.adversarial import generator_loss
 from training.losses.face import face_loss
 from training.losses.gradients import inject
-from training.losses.objective import (
-    FrozenNets,
-    ObjectiveConfig,
-    discriminator_objective,
-    generator_objective,
-)
+from training.losses.objective import FrozenNets, discriminator_objective, generator_objective
+from training.losses.objective_config import ObjectiveConfig
 from training.losses.text import text_loss
 from training.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from training.models.tokenizer import Tokenizer, TokenizerOutput

@@ -26,6 +26,16 @@ CARDS: Mapping[str, WeightsCard] = {
         input="BGR in [-1, 1], 48 px high, any width",
         hint=_EMBEDDED,
     ),
+    "ppocr_v6_small_det": WeightsCard(
+        name="ppocr_v6_small_det",
+        role="text detector, features of whole images",
+        file="models/PP-OCRv6_det_small.onnx",
+        package="rapidocr",
+        sha256="090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+        licence="Apache-2.0",
+        input="BGR in [0, 1] minus ImageNet's mean over its deviation, any size",
+        hint=_EMBEDDED,
+    ),
     "sface": WeightsCard(
         name="sface",
         role="face recogniser",

@@ -1,0 +1,1 @@
+"""The evidence: one base, six continuations that differ in nothing but the loss, judged alike."""
