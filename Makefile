@@ -1,6 +1,6 @@
 # Every target works from a bare clone on Python 3.11 or 3.12: the first one makes .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types bench bench-train quality golden constraints clean
+.PHONY: help install demo test test-all lint types bench bench-train quality evidence golden constraints clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,6 +54,14 @@ bench: $(INSTALLED)  ## measurements, printed with the machine's name
 
 bench-train: $(INSTALLED)  ## the trainer beside what it is to beat, two threads; about ten minutes
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.benchmarks region_crops quantizer loader step adaptive region_losses online ranks
+
+EVIDENCE_OUT ?= evidence
+evidence: $(INSTALLED)  ## do region losses help? six trainings from one base, judged; under an hour; needs the pictures: INSIGHTTOK_DATA=FOLDER
+	@test -n "$(INSIGHTTOK_DATA)" || { echo "give the annotated pictures: make evidence INSIGHTTOK_DATA=FOLDER (see training/RESULTS.md)" >&2; exit 2; }
+	test -d $(EVIDENCE_OUT)/data/held_out/rendered/receipts || $(BIN)/python -m tests.benchmarks.evidence_data --data $(INSIGHTTOK_DATA) --out $(EVIDENCE_OUT)/data
+	$(BIN)/python -m training.evidence --out $(EVIDENCE_OUT) --weights 2 2 2 0.5 \
+		--train $(addprefix $(EVIDENCE_OUT)/data/train/,text rendered faces general) \
+		--held-out $(addprefix $(EVIDENCE_OUT)/data/held_out/,photos_text photos_faces rendered)
 
 golden: $(INSTALLED)  ## write the golden files anew; their diff is to be explained in CHANGELOG.md
 	$(BIN)/python -m tests.golden.regen
