@@ -56,6 +56,8 @@ class Scale:
     """Steps of each continuation."""
     arm_learning_rate: float
     """Its peak rate."""
+    arm_settings: tuple[str, ...]
+    """Further settings of all continuations."""
     weights: Mapping[str, float]
     """Weights of the terms; chosen on training data alone, see training/LOG.md."""
     size: int
@@ -68,13 +70,18 @@ class Scale:
     """Of the evaluation."""
 
 
+# Early layers only: their gradients agree from batch to batch, those of the deep layers hardly do,
+# and with a few images a step that decides (training/LOG.md).
+_EARLY_LAYERS = ("nets.text_layers=stem", "nets.face_layers=stage1,stage2")
+
 SCALES: Mapping[str, Scale] = {
     "cpu": Scale(
         recipe="evidence_cpu",
         base_steps=2400,
-        arm_steps=300,
-        arm_learning_rate=5e-4,
-        weights={"text_weight": 0.005, "face_weight": 0.02, "global_text_weight": 0.05},
+        arm_steps=360,
+        arm_learning_rate=1e-3,
+        arm_settings=_EARLY_LAYERS,
+        weights={"text_weight": 0.05, "face_weight": 0.004, "global_text_weight": 0.05},
         size=256,
         side_by_side=2,
         machine=("machine.device=cpu", "machine.threads=1"),
@@ -85,6 +92,7 @@ SCALES: Mapping[str, Scale] = {
         base_steps=12_000,
         arm_steps=2_000,
         arm_learning_rate=5e-5,
+        arm_settings=(),
         weights={"text_weight": 0.005, "face_weight": 0.01, "global_text_weight": 0.1},
         size=256,
         side_by_side=1,
@@ -95,8 +103,9 @@ SCALES: Mapping[str, Scale] = {
         recipe="evidence_cpu",
         base_steps=4,
         arm_steps=2,
-        arm_learning_rate=5e-4,
-        weights={"text_weight": 0.005, "face_weight": 0.02, "global_text_weight": 0.05},
+        arm_learning_rate=1e-3,
+        arm_settings=_EARLY_LAYERS,
+        weights={"text_weight": 0.05, "face_weight": 0.004, "global_text_weight": 0.05},
         size=256,
         side_by_side=2,
         machine=("machine.device=cpu", "machine.threads=1"),
@@ -147,6 +156,7 @@ def arm_pieces(
             (
                 f"optimizer.learning_rate={scale.arm_learning_rate}",
                 f"seed={seed + 1}",  # the base had 0
+                *scale.arm_settings,
                 *(f"phases.{PHASE}.objective.{w}={scale.weights[w]}" for w in arm.weights),
                 *(f"phases.{PHASE}.objective.{setting}" for setting in arm.settings),
             ),
