@@ -26,7 +26,7 @@ from annotations_schema.errors import InsightTokError, UsageError
 from annotations_schema.layout import atomic_write
 from training.evaluation.aggregate import Bootstrap
 from training.evidence.page import COLUMNS, markdown, verdict
-from training.evidence.pieces import OutOfTimeError, run_pieces
+from training.evidence.pieces import OutOfTimeError, forget_if_of_others, run_pieces
 from training.evidence.plan import (
     ARMS,
     BASE,
@@ -93,9 +93,12 @@ def _run(options: Options) -> int:
     base = base_piece(scale, options.train, options.weights, out)
     arms = arm_pieces(scale, options.train, options.weights, out, seeds)
     judging = judging_pieces(scale, options.held_out, out, seeds)
-    for stage in ([base], arms, judging):
-        run_pieces(stage, out, scale.side_by_side, deadline, threads)
     checkpoints = {name: out / name / "checkpoint.pt" for name in (BASE, *runs(seeds))}
+    for stage in ([base], arms):
+        run_pieces(stage, out, scale.side_by_side, deadline, threads)
+    for piece in judging:
+        forget_if_of_others(piece.done, checkpoints)
+    run_pieces(judging, out, scale.side_by_side, deadline, threads)
     against = trained_against(
         scale, options.held_out, list(checkpoints.values()), out / "trained_against.json"
     )

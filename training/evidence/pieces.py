@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from annotations_schema.errors import UsageError
+from annotations_schema.layout import sha256_file
 from training.evidence.plan import Piece
 
 _POLL_S = 0.5
@@ -66,6 +68,16 @@ def run_pieces(
             one.process.send_signal(signal.SIGINT)  # a training writes its checkpoint
         for one in running:
             one.process.wait()
+
+
+def forget_if_of_others(result: Path, checkpoints: Mapping[str, Path]) -> None:
+    """Remove the result of an evaluation that judged other checkpoints than those that stand."""
+    if not result.exists():
+        return
+    judged = json.loads(result.read_text())["checkpoints"]
+    if judged != {name: sha256_file(path) for name, path in checkpoints.items()}:
+        _say(f"{result.parent.name}: judged other checkpoints; again")
+        result.unlink()
 
 
 def _start(piece: Piece, out: Path, threads: int) -> _Running:

@@ -59,9 +59,11 @@ class Scale:
     arm_settings: tuple[str, ...]
     """Further settings of all continuations."""
     weights: Mapping[str, float]
-    """Weights of the terms; chosen on training data alone, see training/LOG.md."""
+    """Weights of the terms; how they were chosen stands in training/RESULTS.md."""
     size: int
     """Side of the square that evaluation shows, pixels."""
+    judged_images: int
+    """Most images of each held-out dataset that are judged, the first ones."""
     side_by_side: int
     """Pieces that run at once; on a CPU each has one thread."""
     machine: tuple[str, ...]
@@ -83,6 +85,7 @@ SCALES: Mapping[str, Scale] = {
         arm_settings=_EARLY_LAYERS,
         weights={"text_weight": 0.05, "face_weight": 0.004, "global_text_weight": 0.05},
         size=256,
+        judged_images=120,
         side_by_side=2,
         machine=("machine.device=cpu", "machine.threads=1"),
         device="cpu",
@@ -95,6 +98,7 @@ SCALES: Mapping[str, Scale] = {
         arm_settings=(),
         weights={"text_weight": 0.005, "face_weight": 0.01, "global_text_weight": 0.1},
         size=256,
+        judged_images=1000,
         side_by_side=1,
         machine=("machine.device=cuda", "machine.num_workers=8", "machine.static_regions=true"),
         device="cuda",
@@ -107,6 +111,7 @@ SCALES: Mapping[str, Scale] = {
         arm_settings=_EARLY_LAYERS,
         weights={"text_weight": 0.05, "face_weight": 0.004, "global_text_weight": 0.05},
         size=256,
+        judged_images=120,
         side_by_side=2,
         machine=("machine.device=cpu", "machine.threads=1"),
         device="cpu",
@@ -179,6 +184,7 @@ def judging_pieces(
         arguments = (
             "evaluate", *checkpoints, "--data", str(dataset), "--out", str(folder),
             "--size", str(scale.size), "--device", scale.device,
+            "--max-images", str(scale.judged_images),
         )  # fmt: skip
         pieces.append(Piece(name=folder.name, arguments=arguments, done=folder / "result.json"))
     return pieces

@@ -26,6 +26,7 @@ from training.losses.objective import image_losses
 from training.losses.objective_config import ObjectiveConfig
 from training.recipes import RECIPES
 from training.setup import load_frozen_nets, open_dataset
+from training.typed_config import with_overrides
 
 NUM_BATCHES = 24
 TERMS = ("text", "face")
@@ -41,13 +42,15 @@ def trained_against(
     """
     known = json.loads(file.read_text()) if file.exists() else {}
     names = {path.parent.name: path for path in checkpoints}
-    hashes = {name: sha256_file(path) for name, path in names.items()}
-    missing = [name for name in names if known.get(name, {}).get("sha256") != hashes[name]]
+    # The layers count too: another choice of them is another loss.
+    settings = " ".join(scale.arm_settings)
+    hashes = {name: f"{sha256_file(path)} {settings}" for name, path in names.items()}
+    missing = [name for name in names if known.get(name, {}).get("of") != hashes[name]]
     if missing:
         objective = ObjectiveConfig(
             perceptual_weight=0, adversarial_weight=0, text_weight=1, face_weight=1
         )
-        config = RECIPES[scale.recipe]()
+        config = with_overrides(RECIPES[scale.recipe](), scale.arm_settings)
         config = replace(config, phases=(replace(config.phases[0], objective=objective),))
         dataset = open_dataset(config, held_out)
         device = torch.device(scale.device)
@@ -74,7 +77,7 @@ def trained_against(
                     )
                     found.append([losses[term]().item() for term in TERMS])
             means = np.mean(found, axis=0).tolist()
-            known[name] = {"sha256": hashes[name], **dict(zip(TERMS, means, strict=True))}
+            known[name] = {"of": hashes[name], **dict(zip(TERMS, means, strict=True))}
             with atomic_write(file) as temporary:
                 temporary.write_text(json.dumps(known, indent=2) + "\n")
     return {name: {term: known[name][term] for term in TERMS} for name in names}

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from annotations_schema.errors import UsageError
+from annotations_schema.layout import sha256_file
 from training.evaluation.aggregate import Bootstrap
 from training.evidence.page import markdown, verdict
-from training.evidence.pieces import OutOfTimeError, run_pieces
+from training.evidence.pieces import OutOfTimeError, forget_if_of_others, run_pieces
 from training.evidence.plan import (
     ARMS,
     SCALES,
@@ -150,3 +151,15 @@ def test_what_is_done_is_not_done_again_and_no_time_starts_nothing(tmp_path, cap
         run_pieces([new], tmp_path, 1, 0.0, 1)
 
     assert capsys.readouterr().err == "evidence: old: done before\n"
+
+
+def test_a_judgement_of_checkpoints_that_are_no_more_is_forgotten(tmp_path):
+    checkpoint, result = tmp_path / "checkpoint.pt", tmp_path / "result.json"
+    checkpoint.write_bytes(b"first")
+    result.write_text(json.dumps({"checkpoints": {"a": sha256_file(checkpoint)}}))
+
+    forget_if_of_others(result, {"a": checkpoint})
+    assert result.exists()
+    checkpoint.write_bytes(b"trained again")
+    forget_if_of_others(result, {"a": checkpoint})
+    assert not result.exists()
