@@ -147,13 +147,14 @@ def invert(matrix: ArrayLike) -> Float64:
     """
     m = np.asarray(matrix, dtype=np.float64)
     determinant = m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0]
-    if not np.isfinite(m).all() or (determinant == 0).any():
+    if not np.isfinite(m).all() or not determinant.all():
         raise GeometryError("a 2x3 matrix is singular or not finite, so it has no inverse")
-    adjugate = np.empty((*m.shape[:-1], 2))
-    adjugate[..., 0, 0], adjugate[..., 0, 1] = m[..., 1, 1], -m[..., 0, 1]
-    adjugate[..., 1, 0], adjugate[..., 1, 1] = -m[..., 1, 0], m[..., 0, 0]
-    linear = adjugate / determinant[..., None, None]
-    return np.concatenate([linear, -(linear @ m[..., 2:])], axis=-1)
+    inverse = np.empty(m.shape)
+    inverse[..., 0, 0], inverse[..., 0, 1] = m[..., 1, 1], -m[..., 0, 1]
+    inverse[..., 1, 0], inverse[..., 1, 1] = -m[..., 1, 0], m[..., 0, 0]
+    inverse[..., :2] /= determinant[..., None, None]
+    inverse[..., 2:] = -(inverse[..., :2] @ m[..., 2:])
+    return inverse
 
 
 def crop_affine(x0: float, y0: float) -> Float64:
@@ -258,7 +259,7 @@ def grid_sample_theta(
     image_from_crop = invert(crop_from_image)
     return compose(
         _normalised_from_pixels(image_size),
-        compose(image_from_crop, invert(_normalised_from_pixels(canvas_size))),
+        compose(image_from_crop, _pixels_from_normalised(canvas_size)),
     )
 
 
@@ -267,6 +268,11 @@ def _normalised_from_pixels(size: tuple[int, int]) -> Float64:
     return np.array(
         [[2.0 / width, 0.0, 1.0 / width - 1.0], [0.0, 2.0 / height, 1.0 / height - 1.0]]
     )
+
+
+def _pixels_from_normalised(size: tuple[int, int]) -> Float64:
+    half_height, half_width = size[0] / 2.0, size[1] / 2.0
+    return np.array([[half_width, 0.0, half_width - 0.5], [0.0, half_height, half_height - 0.5]])
 
 
 def warp_affine(

@@ -1,20 +1,20 @@
-"""`calibrate`: weights of text and face loss from the lengths of their gradients at x_hat.
+"""`calibrate`: weights of losses through recognisers, from their gradients' lengths at x_hat.
 
 The paper gives no lambda. A loss moves the tokenizer through its gradient at x_hat alone, so losses
 are compared there: lambda_text makes the text loss's gradient `target` times as long as that of the
 perceptual loss at the recipe's weight (of the pixel loss, where there is no perceptual one), on the
 images that have words; lambda_face likewise on those that have faces. Over all images both would
-depend on how many of them happen to have none.
+depend on how many of them happen to have none. `global_text_weight` is of a loss that sees whole
+images, so there all of them count.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from annotations_schema.errors import UsageError
+from training.calibration import PROPOSED_ON, Calibration, Measured, summarised
 from training.checkpoint import load_checkpoint, load_tokenizer
 from training.config import Phase, TrainConfig
 from training.data.batch import Batch
@@ -34,10 +35,6 @@ from training.models.discriminator import DiscriminatorConfig, PatchDiscriminato
 from training.models.tokenizer import TokenizerConfig
 from training.setup import choose_device, images_of, load_frozen_nets, open_dataset
 from training.typed_config import from_plain, to_plain
-
-REGION_TERMS = ("text", "face")
-SUBSETS = ("all", "with_text", "with_face")
-"""All images of the batches, those with a text region, those with a face."""
 
 # Apart from the seeds of phases and previews.
 _CALIBRATION_SEED = 700_001
@@ -54,7 +51,7 @@ class CalibrateConfig:
     batches: int = 16
     """Batches, each of one micro batch of the recipe."""
     target: float = 0.5
-    """Length of a region loss's weighted gradient as a share of the reference's. At a half the
+    """Length of a proposed loss's weighted gradient as a share of the reference's. At a half the
     regions are heard, and the rest of the picture still decides."""
 
     def __post_init__(self) -> None:
@@ -64,68 +61,12 @@ class CalibrateConfig:
             raise UsageError(f"--target {self.target} must be above 0, and finite")
 
 
-class Spread(NamedTuple):
-    """One figure over the batches that had it: median, least and largest, and their number."""
-
-    median: float
-    least: float
-    largest: float
-    batches: int
-
-
-class Calibration(NamedTuple):
-    """What was measured and what follows.
-
-    measured_on: what took the place of x_hat.
-    reference: the term that region losses are compared with, at `reference_weight`.
-    images: number of images measured, by subset.
-    norms: [subset][term], lengths of the gradients of the unweighted terms.
-    weights: [subset]["text_weight" | "face_weight"], proposals.
-    assignments: the proposals from the images that have such a region, for `--set`.
-    """
-
-    recipe: str
-    phase: str
-    measured_on: str
-    reference: str
-    reference_weight: float
-    target: float
-    images: dict[str, int]
-    norms: dict[str, dict[str, Spread]]
-    weights: dict[str, dict[str, Spread]]
-    assignments: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
-        plain = self._asdict()
-        for name in ("norms", "weights"):
-            plain[name] = {
-                subset: {term: spread._asdict() for term, spread in by_term.items()}
-                for subset, by_term in plain[name].items()
-            }
-        return plain
-
-    def lines(self) -> Iterator[str]:
-        """A table for people, then the assignments."""
-        yield f"recipe {self.recipe}, phase {self.phase}, measured on {self.measured_on}"
-        yield "length of the gradient at x_hat of each term of weight 1: median (least..largest)"
-        headings = [f"{subset} ({self.images[subset]} images)" for subset in SUBSETS]
-        yield _row("", headings)
-        for term in self.norms["all"]:
-            yield _row(term, [_cell(self.norms[subset].get(term)) for subset in SUBSETS])
-        reference = f"{self.reference} loss's at its weight {self.reference_weight:g}"
-        yield f"weights that make it {self.target:g} of the {reference}:"
-        for name in dict.fromkeys(name for found in self.weights.values() for name in found):
-            yield _row(name, [_cell(self.weights[subset].get(name)) for subset in SUBSETS])
-        yield f"--set {' '.join(self.assignments)}"
-
-
 def calibrate(config: TrainConfig, sources: Sequence[Path], chosen: CalibrateConfig) -> Calibration:
-    """Measure gradients over real batches and propose weights of text and face loss.
+    """Measure gradients over real batches and propose weights of the losses in `PROPOSED_ON`.
 
-    The first phase that has a text or face weight is measured: its images, channel reduction,
-    banners, and those of the two losses that it has. Where no phase has one, it is the last phase
-    with both. In float32. Nothing is written.
+    The first phase that has such a weight is measured: its images, channel reduction, banners, and
+    those of these losses that it has. Where no phase has one, it is the last phase with text and
+    face loss. In float32. Nothing is written.
 
     Args:
         config: a recipe's configuration.
@@ -136,7 +77,7 @@ def calibrate(config: TrainConfig, sources: Sequence[Path], chosen: CalibrateCon
         UsageError: data without such regions, a checkpoint of another kind or architecture.
         WeightsError: weights of a frozen network that are absent or wrong.
     """
-    phases = _region_phases(config)
+    phases = _phases_to_weigh(config)
     config, phase = replace(config, phases=phases), phases[0]
     device = choose_device(config.machine.device)
     if config.machine.threads:
@@ -153,7 +94,13 @@ def calibrate(config: TrainConfig, sources: Sequence[Path], chosen: CalibrateCon
             disable=None,
         )
     ]
-    return _summarised(config, chosen, model, measured)
+    return summarised(
+        measured,
+        phases,
+        recipe=config.recipe,
+        measured_on=model.name,
+        target=chosen.target,
+    )
 
 
 class _Reconstructor:
@@ -184,14 +131,7 @@ class _Reconstructor:
         return F.interpolate(half, x.shape[2:], mode="bilinear")
 
 
-class _Measured(NamedTuple):
-    """One batch: squared gradient lengths (B,) by term, float64; members (B,) bool by subset."""
-
-    squares: dict[str, Tensor]
-    members: dict[str, Tensor]
-
-
-def _measure(phase: Phase, batch: Batch, model: _Reconstructor, nets: FrozenNets) -> _Measured:
+def _measure(phase: Phase, batch: Batch, model: _Reconstructor, nets: FrozenNets) -> Measured:
     objective, regions = phase.objective, batch.regions
     x_hat = model(batch.images).requires_grad_()
     losses = image_losses(
@@ -214,7 +154,7 @@ def _measure(phase: Phase, batch: Batch, model: _Reconstructor, nets: FrozenNets
         "with_text": _has_region(everyone, regions.text_image, regions.text_weight),
         "with_face": _has_region(everyone, regions.face_image, regions.face_weight),
     }
-    return _Measured(
+    return Measured(
         {name: g.double().square().sum((1, 2, 3)).cpu() for name, g in gradients.items()}, members
     )
 
@@ -224,70 +164,13 @@ def _has_region(everyone: Tensor, image_index: Tensor, weight: Tensor) -> Tensor
     return weights > 0
 
 
-def _summarised(
-    config: TrainConfig,
-    chosen: CalibrateConfig,
-    model: _Reconstructor,
-    measured: Sequence[_Measured],
-) -> Calibration:
-    phases, phase = config.phases, config.phases[0]
-    reference = "perceptual" if phase.objective.perceptual_weight else "reconstruction"
-    reference_weight = getattr(phase.objective, f"{reference}_weight")
-    aim = chosen.target * reference_weight
-    terms = tuple(measured[0].squares)
-    norms: dict[str, dict[str, Spread]] = {}
-    weights: dict[str, dict[str, Spread]] = {}
-    for subset in SUBSETS:
-        rows = [
-            {term: math.sqrt(float(m.squares[term][m.members[subset]].sum())) for term in terms}
-            for m in measured
-            if m.members[subset].any()
-        ]
-        norms[subset] = {term: _spread([row[term] for row in rows]) for term in terms if rows}
-        weights[subset] = {
-            # A batch without such a region has nothing to say about its weight.
-            f"{term}_weight": _spread(
-                [aim * row[reference] / row[term] for row in rows if row[term]]
-            )
-            for term in REGION_TERMS
-            if any(row.get(term) for row in rows)
-        }
-    return Calibration(
-        recipe=config.recipe,
-        phase=phase.name,
-        measured_on=model.name,
-        reference=reference,
-        reference_weight=reference_weight,
-        target=chosen.target,
-        images={s: sum(int(m.members[s].sum()) for m in measured) for s in SUBSETS},
-        norms=norms,
-        weights=weights,
-        assignments=_assignments(phases, weights),
-    )
-
-
-def _assignments(
-    phases: Sequence[Phase], weights: Mapping[str, Mapping[str, Spread]]
-) -> tuple[str, ...]:
-    """For `--set`, for every phase that has the loss."""
-    found = []
-    for phase in phases:
-        for term in REGION_TERMS:
-            name, proposed = f"{term}_weight", weights[f"with_{term}"]
-            if not getattr(phase.objective, name):
-                continue
-            if name not in proposed:
-                raise UsageError(
-                    f"no window that was measured shows a {term} region, or the {term} loss has "
-                    f"no gradient there: raise --batches, or set {name} to 0"
-                )
-            found.append(f"phases.{phase.name}.objective.{name}={proposed[name].median:.3g}")
-    return tuple(found)
-
-
-def _region_phases(config: TrainConfig) -> tuple[Phase, ...]:
-    """The phases with text or face loss; where none has, the last one with both."""
-    found = [p for p in config.phases if p.objective.text_weight or p.objective.face_weight]
+def _phases_to_weigh(config: TrainConfig) -> tuple[Phase, ...]:
+    """The phases that have a loss to weigh; where none has, the last one with text and face."""
+    found = [
+        phase
+        for phase in config.phases
+        if any(getattr(phase.objective, f"{term}_weight") for term in PROPOSED_ON)
+    ]
     last = config.phases[-1]
     both = replace(last.objective, text_weight=1.0, face_weight=1.0)
     return tuple(found) or (replace(last, objective=both),)
@@ -331,17 +214,3 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
         flat.update({f"{prefix}{key}": value} if inner is None else inner)
     return flat
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values), len(values))
-
-
-def _row(name: str, cells: Sequence[str]) -> str:
-    return f"  {name:<16}" + "".join(f"{cell:<34}" for cell in cells).rstrip()
-
-
-def _cell(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    return f"{spread.median:.3g} ({spread.least:.3g}..{spread.largest:.3g})"

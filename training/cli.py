@@ -58,7 +58,8 @@ class Tokenizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judge checkpoints: PSNR, SSIM, T-ACC, T-NED, F-Sim, by the crop rules of TokBench."""
+    """Judge checkpoints and other tokenizers: PSNR, SSIM, LPIPS, rFID, T-ACC, T-NED, F-Sim, by the
+    rules of TokBench."""
 
     checkpoints: Annotated[Positional[tuple[Path, ...]], arg(metavar="CHECKPOINT")]
     """Files checkpoint.pt of runs; several make several rows."""
@@ -72,22 +73,48 @@ class Evaluate:
     """TokBench annotation files: text_*.json or face_meta.json."""
     tokbench_images: tuple[Path, ...] = ()
     """The image folder of each TokBench file, in order."""
+    images: Annotated[UseAppendAction[tuple[tuple[Path, ...], ...]], arg(metavar="DIR")] = ()
+    """Folders of images without annotations: PSNR, SSIM, LPIPS and rFID alone."""
     size: Literal[256, 512, 1024] = 256
     """Side of the square that tokenizers see, pixels."""
     text_recogniser: str = "easyocr_english_g2"
-    """easyocr_english_g2, doctr_parseq (by path), or none."""
+    """easyocr_english_g2, doctr_parseq (by path or download), or none."""
     text_weights: Path | None = None
     """Weights of the text recogniser, where they are not in an installed package."""
+    text_download: bool = False
+    """Let docTR download parseq's weights."""
     text_reference: Literal["transcriptions", "original"] = "transcriptions"
     """original: judge against what is read in the original, where nobody transcribed it."""
     refine: bool = False
     """Leave out words that the recogniser does not read in the original."""
     face_net: str = "dlib_resnet_v1"
-    """dlib_resnet_v1, insightface_antelopev2 (by path), or none."""
+    """dlib_resnet_v1, insightface_antelopev2 (by path or download), or none."""
     face_weights: Path | None = None
     """Weights of the face net, where they are not in an installed package."""
+    face_download: bool = False
+    """Let insightface download antelopev2 (for non-commercial research only)."""
+    perceptual: str = "vgg16_keras"
+    """vgg16_keras (a distance that is not LPIPS), lpips (by path or download), or none."""
+    perceptual_weights: Path | None = None
+    """torchvision's vgg16-397923af.pth, for lpips."""
+    perceptual_download: bool = False
+    """Let torchvision download that file."""
+    fid: str = "vgg16_keras"
+    """vgg16_keras (a Frechet distance that is not rFID), inception_v3 (rFID, by path or download),
+    or none."""
+    fid_weights: Path | None = None
+    """torch-fidelity's weights-inception-2015-12-05-6726825d.pth, for inception_v3."""
+    fid_download: bool = False
+    """Let torch download that file."""
     jpeg: bool = False
     """Also judge JPEG at the bits of each checkpoint's tokens."""
+    untrained: bool = False
+    """Also judge each checkpoint's network as it was before its first step."""
+    peer: Annotated[
+        UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="NAME=MODULE:CALLABLE")
+    ] = ()
+    """Also judge another tokenizer: a callable image -> image, (H, W, 3) uint8, or a factory of
+    one, in a module of the current folder or an installed one."""
     max_images: int | None = None
     """Judge only the first images."""
     seed: int = 0

@@ -94,7 +94,9 @@ def _evaluate(command: Evaluate) -> int:
 
     names = {field.name for field in fields(EvaluateConfig)} & set(command.__dataclass_fields__)
     options = {name: getattr(command, name) for name in names}
-    options["data"] = tuple(itertools.chain.from_iterable(command.data))
+    for name in ("data", "images"):
+        options[name] = tuple(itertools.chain.from_iterable(getattr(command, name)))
+    options["peers"] = tuple(itertools.chain.from_iterable(command.peer))
     result = evaluate(command.checkpoints, command.out, EvaluateConfig(**options))
     if command.output.json:
         _print_json(result.to_json())

@@ -16,6 +16,7 @@ from tests.benchmarks import (
     adaptive,
     annotate,
     curation,
+    evaluate,
     fetch,
     loader,
     online,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "adaptive": adaptive.bench_adaptive,
     "loader": loader.bench_loader,
     "ranks": ranks.bench_ranks,
+    "evaluate": evaluate.bench_evaluate,
 }
 
 

@@ -88,6 +88,27 @@ def test_every_term_is_computed_where_its_phase_asks_for_it(straight):
     assert ["discriminator" in line for line in lines] == [False] + [True] * 5
 
 
+def trained(config, root, out):
+    train_tokenizer(config, [root], out)
+    return metrics(RunFolder(out))
+
+
+def test_padding_counts_as_no_region(root, tmp_path):
+    config = micro(Phase(name="regions", steps=3, objective=PLAIN, images="with_regions"))
+    config = with_overrides(config, ["data.stream.max_text=3", "data.stream.max_faces=2"])
+    plain, padded = (
+        trained(with_overrides(config, [f"machine.static_regions={value}"]), root, tmp_path / value)
+        for value in ("false", "true")
+    )
+
+    keys = [key for key in plain[0] if key.startswith(("num_", "dropped_"))]
+    assert len(keys) == 6
+    assert [[line[key] for key in keys] for line in plain] == [
+        [line[key] for key in keys] for line in padded
+    ]
+    assert 0 < sum(line["num_text"] + line["num_faces"] for line in padded) < 3 * 5
+
+
 def test_the_run_folder_is_complete(straight):
     names = {path.name for path in straight.root.iterdir()}
     assert names == {

@@ -1,7 +1,7 @@
 """What holds for every codebook and every batch of latents."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -39,14 +39,17 @@ def test_cosine_codes_ignore_the_length_of_latents(seed, size, dim, factor):
 
 @LAWS
 @given(SEEDS, SIZES, DIMS, st.booleans())
-def test_codes_quantize_to_themselves(seed, size, dim, is_normalized):
+@example(46161, 17, 2, True)  # two codes 1.6e-4 apart, whose cosine rounds to above 1
+def test_codes_quantize_to_themselves_or_to_codes_equally_near(seed, size, dim, is_normalized):
     quantizer, _ = quantizer_and_latents(seed, size, dim, is_normalized=is_normalized)
     quantizer.eval()
     codes = quantizer.codes().T.reshape(1, dim, 1, size)
 
     out = quantizer(codes)
 
-    torch.testing.assert_close(out.z_q, codes)
+    # Distances come from scalar products, which round at 1e-7 of the squared length of a code.
+    squared_length = codes.square().sum(1).max()
+    assert (out.z_q - codes).square().sum(1).max() <= 4e-6 * squared_length
     assert out.commitment < 1e-6
 
 

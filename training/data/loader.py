@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -34,6 +34,8 @@ from training.data.transforms import (
 
 MAX_REPLACEMENTS = 16
 """So many images in a row that cannot be read are no accident: the run stops."""
+# A position costs as much alone as in company: numpy is called as often.
+_DRAWN_AT_ONCE = 256
 
 
 class ImageSource(Protocol):
@@ -83,6 +85,8 @@ class SampleStream(Dataset[_LoadedSample]):
 
     def __init__(self, source: ImageSource, mixture: Mixture, crop: CropConfig, seed: int) -> None:
         self._source, self._mixture, self._crop, self._seed = source, mixture, crop, seed
+        self._block: int | None = None
+        self._indices: list[int] = []
 
     def __getitem__(self, stream_position: int) -> _LoadedSample:
         """The sample at a position; an image that cannot be read is replaced by the next in order.
@@ -90,16 +94,9 @@ class SampleStream(Dataset[_LoadedSample]):
         Raises:
             UsageError: `MAX_REPLACEMENTS` images in a row cannot be read.
         """
-        return self.__getitems__([stream_position])[0]
-
-    def __getitems__(self, stream_positions: Sequence[int]) -> list[_LoadedSample]:
-        """The samples at these positions; the order is worked out for all of them at once."""
-        indices = self._mixture.draw(stream_positions, self._seed).tolist()
-        return [self._load(p, i) for p, i in zip(stream_positions, indices, strict=True)]
-
-    def _load(self, stream_position: int, index: int) -> _LoadedSample:
         bad: list[str] = []
         while len(bad) < MAX_REPLACEMENTS:
+            index = self._drawn(stream_position + len(bad))
             annotation = self._source.annotation(index)
             window = random_window(
                 annotation, self._crop, seed=self._seed, stream_position=stream_position
@@ -108,13 +105,20 @@ class SampleStream(Dataset[_LoadedSample]):
                 pixels = self._source.read_window(index, window)
             except BadImageError as error:
                 bad.append(str(error))
-                (index,) = self._mixture.draw([stream_position + len(bad)], self._seed).tolist()
             else:
                 return _LoadedSample(cut(annotation, window, pixels, self._crop), tuple(bad))
         raise UsageError(
             f"{MAX_REPLACEMENTS} images in a row cannot be read, the last: {bad[-1]}; "
             "run insight-curate verify on the dataset"
         )
+
+    def _drawn(self, stream_position: int) -> int:
+        """The image at a position; a block of the order is worked out at once and kept."""
+        block, place = divmod(stream_position, _DRAWN_AT_ONCE)
+        if block != self._block:
+            positions = np.arange(_DRAWN_AT_ONCE) + block * _DRAWN_AT_ONCE
+            self._indices, self._block = self._mixture.draw(positions, self._seed).tolist(), block
+        return self._indices[place]
 
 
 class _Positions:

@@ -24,6 +24,8 @@ Float64 = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
 
+# Normalised canvas coordinates: the middles of stretches of four pixels.
+_CANVAS_TICKS = np.arange(4.0, 2 * geometry.CANVAS_PX, 8.0) / geometry.CANVAS_PX - 1.0
 _ROUNDING_PX = 1e-6  # a window chosen so that a region just reaches its least size keeps it
 
 
@@ -220,9 +222,8 @@ def _corner(
 def window_affine(window: Window, size_px: int) -> Float64:
     """G (2, 3) float64: training image from stored image, edge coordinates."""
     scale = size_px / window.side_px
-    matrix = geometry.compose(
-        geometry.resize_affine(scale, scale), geometry.crop_affine(window.x0, window.y0)
-    )
+    resize, crop = geometry.resize_affine(scale, scale), geometry.crop_affine(window.x0, window.y0)
+    matrix = geometry.compose(resize, crop)
     return geometry.compose(geometry.flip_affine(size_px), matrix) if window.is_mirrored else matrix
 
 
@@ -241,20 +242,22 @@ def cut(annotation: Annotation, window: Window, pixels: UInt8, config: CropConfi
         pixels: (side, side, 3) uint8 RGB of that part, not mirrored.
         config: which regions are usable.
     """
+    size = (config.size_px, config.size_px)
     matrix = window_affine(window, config.size_px)
-    boxes = _clipped(annotation.text_boxes, matrix, config.size_px)
+    stored_boxes = np.concatenate([annotation.text_boxes, annotation.face_boxes])
+    clipped = geometry.clip_boxes(geometry.transform_boxes(stored_boxes, matrix), *size)
+    boxes, face_boxes = np.split(clipped, [len(annotation.text_boxes)])
     keep = _usable_text(annotation.text_boxes, boxes, window, config)
     crop_from_image = geometry.move_crop_from_image(annotation.crop_from_image, matrix)
-    face_boxes = _clipped(annotation.face_boxes, matrix, config.size_px)
-    keep_face = _usable_faces(face_boxes, crop_from_image, config)
-    size = (config.size_px, config.size_px)
+    face_theta = geometry.grid_sample_theta(crop_from_image, size)
+    keep_face = _usable_faces(face_boxes, face_theta, config)
     return Sample(
         image_id=annotation.image_id,
         image=_resized(pixels, window, config.size_px),
         text_boxes=boxes[keep].astype(np.float32),
         text_weight=geometry.area_fraction(boxes[keep], *size).astype(np.float32),
         crop_from_image=crop_from_image[keep_face],
-        face_theta=geometry.grid_sample_theta(crop_from_image[keep_face], size).astype(np.float32),
+        face_theta=face_theta[keep_face].astype(np.float32),
         face_weight=geometry.area_fraction(face_boxes[keep_face], *size).astype(np.float32),
     )
 
@@ -262,16 +265,12 @@ def cut(annotation: Annotation, window: Window, pixels: UInt8, config: CropConfi
 def _resized(pixels: UInt8, window: Window, size_px: int) -> UInt8:
     if window.side_px != size_px:
         # The filter widens when it reduces, so thin strokes do not alias. On bytes in this memory
-        # order torch's equal Pillow's within one grey level, at a fifth of the time.
-        channels_first = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        size = (size_px, size_px)
-        resized = F.interpolate(channels_first, size, mode="bicubic", antialias=True)
+        # order torch's equal Pillow's within one grey level, at a fifth of the time. Read-only
+        # pixels are copied first: torch has no such tensors, and warns.
+        batch = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
+        resized = F.interpolate(batch, (size_px, size_px), mode="bicubic", antialias=True)
         pixels = resized[0].permute(1, 2, 0).contiguous().numpy()
     return np.ascontiguousarray(pixels[:, ::-1] if window.is_mirrored else pixels)
-
-
-def _clipped(boxes: Float32, matrix: Float64, size_px: int) -> Float64:
-    return geometry.clip_boxes(geometry.transform_boxes(boxes, matrix), size_px, size_px)
 
 
 def _usable_text(stored: Float32, clipped: Float64, window: Window, config: CropConfig) -> Bool:
@@ -280,23 +279,22 @@ def _usable_text(stored: Float32, clipped: Float64, window: Window, config: Crop
     return visible & (clipped[:, 3] - clipped[:, 1] >= config.min_text_px - _ROUNDING_PX)
 
 
-def _usable_faces(clipped: Float64, crop_from_image: Float64, config: CropConfig) -> Bool:
+def _usable_faces(clipped: Float64, theta: Float64, config: CropConfig) -> Bool:
     sides = np.maximum(clipped[:, 2] - clipped[:, 0], clipped[:, 3] - clipped[:, 1])
-    inside = canvas_inside(crop_from_image, config.size_px, config.size_px)
     is_large = sides >= config.min_face_px - _ROUNDING_PX
-    return is_large & (inside >= config.min_canvas_inside)
+    return is_large & (canvas_inside(theta) >= config.min_canvas_inside)
 
 
-def canvas_inside(crop_from_image: Float64, width: float, height: float) -> Float64:
-    """Share (M,) of each face canvas that samples inside a width x height image, in [0, 1].
+def canvas_inside(theta: Float64) -> Float64:
+    """Share (M,) of each face canvas that samples inside the image, in [0, 1].
 
     Estimated on every fourth canvas pixel in both directions.
+
+    Args:
+        theta: (M, 2, 3) of `annotations_schema.geometry.grid_sample_theta`.
     """
-    ticks = np.arange(1.5, geometry.CANVAS_PX, 4.0)
-    canvas = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
-    image_from_crop = geometry.invert(crop_from_image)
-    points = canvas @ image_from_crop[:, :, :2].swapaxes(1, 2) + image_from_crop[:, None, :, 2]
-    # Pixel centres: the image spans [-0.5, size - 0.5].
-    inside = (points >= -0.5) & (points <= np.array([width, height]) - 0.5)
-    share: Float64 = inside.all(axis=-1).mean(axis=-1)
+    along_x = theta[:, :, :1] * _CANVAS_TICKS  # (M, 2, T)
+    along_y = theta[:, :, 1:2] * _CANVAS_TICKS + theta[:, :, 2:]
+    points = along_x[:, :, None] + along_y[..., None]  # (M, 2, T, T), normalised
+    share: Float64 = (np.abs(points) <= 1.0).all(axis=1).mean(axis=(1, 2))
     return share

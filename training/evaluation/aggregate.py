@@ -3,7 +3,8 @@
 The headline of a metric is the unweighted mean of the means of its non-empty ratio bins
 (TokBench, compute_all_metrics.py). Intervals resample images, not regions: words of one image
 share its light and blur. All systems that are scored on one set of images see the same resamples,
-so their intervals can be compared.
+so their intervals can be compared; whether one system beats another is decided by the interval of
+their difference (`paired_difference`), which is far narrower than either's own.
 """
 
 from __future__ import annotations
@@ -104,6 +105,19 @@ class MetricSummary(NamedTuple):
     num_images: int
 
 
+class Difference(NamedTuple):
+    """How far one system's headline lies above another's on the same regions.
+
+    value: headline of the one minus headline of the other; None without a region, or where both
+    are infinite.
+    interval: bootstrap interval of `value`; None where there is no finite value, and for metrics of
+    whole sets, which have no images to resample.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+
+
 def bin_index(ratio: Float64, edges: Sequence[float]) -> Int64:
     """Bin of each ratio, (N,) int64: i where edges[i] <= ratio < edges[i + 1], else -1."""
     index = np.searchsorted(np.asarray(edges, np.float64), ratio, side="right") - 1
@@ -130,6 +144,36 @@ def summarise(scores: Scores, edges: Sequence[float], bootstrap: Bootstrap) -> M
         num_outside=int((~kept).sum()),
         num_images=len(counts),
     )
+
+
+def paired_difference(
+    scores_a: Scores, scores_b: Scores, bin_edges: Sequence[float], bootstrap: Bootstrap
+) -> Difference:
+    """The headline of a minus that of b, both on the same regions, resampled together.
+
+    Every resample draws images once and looks at both systems on them, so that what is hard about
+    an image cancels. Bins hold the same regions on both sides, so the difference of the headlines
+    is the headline of the differences.
+
+    Args:
+        scores_a: of one system.
+        scores_b: of the other; value i belongs to the same region as value i of `scores_a`.
+        bin_edges: as `summarise` takes them; `ONE_BIN` for plain means.
+        bootstrap: how the interval is made.
+
+    Raises:
+        ValueError: the scores are not of the same regions.
+    """
+    if not (
+        np.array_equal(scores_a.image, scores_b.image)
+        and np.array_equal(scores_a.ratio, scores_b.ratio)
+    ):
+        raise ValueError("a paired difference needs both systems' scores of the same regions")
+    with np.errstate(invalid="ignore"):  # infinite minus infinite, which is no number
+        gap = scores_a.value - scores_b.value
+    summary = summarise(scores_a._replace(value=gap), bin_edges, bootstrap)
+    is_number = summary.value is not None and not np.isnan(summary.value)
+    return Difference(summary.value if is_number else None, summary.interval)
 
 
 def _per_image(value: Float64, image: Int64, bins: Int64, num_bins: int) -> tuple[Float64, Float64]:

@@ -43,7 +43,10 @@ class ProblemCode(StrEnum):
     WORD_OUTSIDE_ALPHABET = "word_outside_alphabet"
     WORD_OUTSIDE_IMAGE = "word_outside_image"
     WORD_UNREADABLE_IN_ORIGINAL = "word_unreadable_in_original"
+    WORD_IN_UNUSABLE_IMAGE = "word_in_unusable_image"
     FACE_NOT_ALIGNABLE = "face_not_alignable"
+    FACE_OUTSIDE_IMAGE = "face_outside_image"
+    FACE_IN_UNUSABLE_IMAGE = "face_in_unusable_image"
 
 
 class Problem(NamedTuple):
@@ -74,11 +77,13 @@ class Face(NamedTuple):
 
     box_xyxy: pixels, edges. landmarks_5: (5, 2) float64, pixel centres.
     ratio: the annotation's own face ratio, None to compute it.
+    is_valid: whether the annotation itself calls the landmarks usable.
     """
 
     box_xyxy: Box
     landmarks_5: Float64
     ratio: float | None = None
+    is_valid: bool = True
 
 
 class UnusableImageError(InsightTokError):
@@ -122,7 +127,7 @@ class EvaluationSet:
 def from_manifests(sources: Sequence[Path], images_root: Path | None = None) -> EvaluationSet:
     """The images of dataset folders or manifest files.
 
-    Faces are the valid `face_regions`; words come from the column `input_words` where it exists.
+    Faces are the `face_regions`, words come from the column `input_words` where it exists.
 
     Raises:
         UsageError, ManifestError: as `training.data.manifest.ManifestDataset`.
@@ -181,8 +186,7 @@ def _manifest_images(
         image_id = dataset.image_id(first + row)
         words, problems = _words_or_problem(words_column[row], image_id)
         boxes = text.regions.box_xyxy[text.offsets[row] : text.offsets[row + 1]]
-        here = slice(faces.offsets[row], faces.offsets[row + 1])
-        valid = np.flatnonzero(faces.regions.is_valid[here]) + here.start
+        here = range(int(faces.offsets[row]), int(faces.offsets[row + 1]))
         yield EvaluationImage(
             image_id=image_id,
             load=partial(_load_row, dataset, first + row),
@@ -192,8 +196,9 @@ def _manifest_images(
                 Face(
                     checked_box(faces.regions.box_xyxy[i].tolist()),
                     faces.regions.landmarks_5[i].astype(np.float64),
+                    is_valid=bool(faces.regions.is_valid[i]),
                 )
-                for i in valid
+                for i in here
             ),
             problems=problems,
         )

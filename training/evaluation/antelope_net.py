@@ -20,7 +20,14 @@ from torch import nn
 from annotations_schema.errors import WeightsError
 from annotations_schema.geometry import ARCFACE_TEMPLATE_112, CANVAS_PX
 from annotations_schema.weights import read_weights
-from training.evaluation.networks import ANTELOPEV2, NetworkRecord, network_record
+from training.evaluation.networks import (
+    ANTELOPEV2,
+    ANTELOPEV2_SHA256,
+    NetworkRecord,
+    library_download,
+    network_record,
+    published,
+)
 from training.models.frozen.onnx_net import OnnxNet
 
 Image = NDArray[np.uint8]
@@ -30,7 +37,9 @@ BATCH_SIZE = 16
 
 
 def load_antelopev2(weights: Path | None = None) -> ArcFaceNet:
-    """antelopev2's `glintr100.onnx`, given by path; any ArcFace ONNX file of insightface fits.
+    """antelopev2's `glintr100.onnx`, given by path.
+
+    Any ArcFace ONNX file of insightface fits; it is named by its hash then.
 
     Raises:
         WeightsError: no path was given, or the file is no ONNX face recogniser.
@@ -44,7 +53,27 @@ def load_antelopev2(weights: Path | None = None) -> ArcFaceNet:
         is_published_protocol=True,
         note="" if weights is None else f"weights from {weights.name}",
     )
-    return ArcFaceNet(data, record)
+    return ArcFaceNet(data, published(record, ANTELOPEV2_SHA256))
+
+
+def download_antelopev2() -> Path:
+    """`glintr100.onnx` of insightface's model zoo, fetched by insightface where it is not there.
+
+    Raises:
+        WeightsError: it cannot be fetched, or the folder that is there does not hold it.
+    """
+    from insightface.utils import ensure_available  # imports OpenCV
+
+    with library_download(ANTELOPEV2, "--face-weights"):
+        folder = Path(ensure_available("models", "antelopev2"))
+    # The zip has a folder of its own inside, so the file lies one level deeper than usual.
+    found = sorted(folder.rglob(ANTELOPEV2.file))
+    if not found:
+        raise WeightsError(
+            f"{ANTELOPEV2.name}: {folder} holds no {ANTELOPEV2.file}; remove the folder and try "
+            "again, or give the file as --face-weights"
+        )
+    return found[0]
 
 
 class ArcFaceNet:

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotations_schema.errors import WeightsError
-from training.evaluation.networks import PARSEQ, NetworkRecord, network_record, weights_path
+from training.evaluation.networks import (
+    PARSEQ,
+    PARSEQ_SHA256,
+    NetworkRecord,
+    library_download,
+    network_record,
+    published,
+    weights_path,
+)
 
 Image = NDArray[np.uint8]
 
@@ -23,7 +31,7 @@ BATCH_SIZE = 64
 
 
 def load_parseq(weights: Path | None = None) -> DoctrReader:
-    """PARSeq with docTR's published weights, given by path.
+    """PARSeq with docTR's weights, given by path; other weights than the published are named so.
 
     Raises:
         WeightsError: no path was given, or the file does not hold PARSeq's parameters.
@@ -43,7 +51,23 @@ def load_parseq(weights: Path | None = None) -> DoctrReader:
     record = network_record(
         PARSEQ, path, library="doctr", library_version=version, is_published_protocol=True
     )
-    return DoctrReader(model, record)
+    return DoctrReader(model, published(record, PARSEQ_SHA256))
+
+
+def download_parseq() -> Path:
+    """The published file in docTR's cache, fetched where it is not there.
+
+    The same function and address as docTR's `parseq(pretrained=True)`; it checks the file against
+    the hash in its name.
+
+    Raises:
+        WeightsError: it cannot be fetched.
+    """
+    from doctr.models.recognition.parseq.pytorch import default_cfgs
+    from doctr.utils.data import download_from_url
+
+    with library_download(PARSEQ, "--text-weights"):
+        return Path(download_from_url(default_cfgs["parseq"]["url"], cache_subdir="models"))
 
 
 class DoctrReader:

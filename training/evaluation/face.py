@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from annotations_schema.errors import UsageError
 from annotations_schema.geometry import SimilarityFit, fit_similarity
-from training.evaluation.antelope_net import load_antelopev2
+from training.evaluation.antelope_net import download_antelopev2, load_antelopev2
 from training.evaluation.dlib_net import load_dlib_resnet
 from training.evaluation.networks import NetworkRecord
 
@@ -52,6 +52,9 @@ FACE_NETS: Mapping[str, Callable[[Path | None], FaceNet]] = {
 }
 """Name -> loader(path of the weights, None for the installed ones)."""
 
+DOWNLOADS: Mapping[str, Callable[[], Path]] = {"insightface_antelopev2": download_antelopev2}
+"""Name -> the library's own download of the weights, for those that no package holds."""
+
 
 class FaceScore(NamedTuple):
     """similarity: cosine in [-1, 1], F-Sim. distance: Euclidean, of the embeddings as they are."""
@@ -60,16 +63,28 @@ class FaceScore(NamedTuple):
     distance: float
 
 
-def load_face_net(name: str, weights: Path | None = None) -> FaceNet:
+def load_face_net(name: str, weights: Path | None = None, *, download: bool = False) -> FaceNet:
     """The face net of that name.
 
+    Args:
+        name: one of `FACE_NETS`.
+        weights: the file, where it is not an installed package's.
+        download: without a path, let the library fetch its weights.
+
     Raises:
-        UsageError: no such name.
-        WeightsError: its weights are absent or are not the recorded file.
+        UsageError: no such name, or nothing to download for it.
+        WeightsError: its weights are absent, are not the recorded file, or cannot be fetched.
     """
     if name not in FACE_NETS:
         known = ", ".join(FACE_NETS)
         raise UsageError(f"face net '{name}' does not exist; choose one of: {known}, none")
+    if download and name not in DOWNLOADS:
+        raise UsageError(
+            f"face net {name} has nothing to download; leave out --face-download, or choose "
+            f"{', '.join(DOWNLOADS)}"
+        )
+    if download and weights is None:
+        weights = DOWNLOADS[name]()
     return FACE_NETS[name](weights)
 
 

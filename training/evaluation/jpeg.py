@@ -10,7 +10,8 @@ weights are.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +26,50 @@ SCALES = (1, 2, 4, 8, 16)
 MAX_QUALITY = 95
 
 
-def jpeg_at_bits(image: Image, budget_bits: float) -> Image:
-    """The best JPEG round trip of (H, W, 3) uint8 within a budget, the same shape.
+class Coded(NamedTuple):
+    """A JPEG round trip: (H, W, 3) uint8, and the bits of its scan."""
 
-    Where nothing fits, not even quality 1 at the smallest scale, that one is returned.
+    image: Image
+    bits: int
+
+
+@dataclass(kw_only=True, slots=True)
+class JpegAtBits:
+    """JPEG within a budget as a `Reconstruct` that keeps count of what it really spent."""
+
+    budget_bits: float
+    spent_bits: list[int] = field(default_factory=list)
+    """Of each image so far."""
+
+    def __call__(self, image: Image) -> Image:
+        """The best round trip of (H, W, 3) uint8 within the budget, else the cheapest."""
+        coded = jpeg_at_bits(image, self.budget_bits)
+        self.spent_bits.append(coded.bits)
+        return coded.image
+
+    @property
+    def mean_bits(self) -> float:
+        """Bits of an image on average; 0 before the first."""
+        return float(np.mean(self.spent_bits)) if self.spent_bits else 0.0
+
+    @property
+    def num_over(self) -> int:
+        """Images that JPEG cannot code within the budget."""
+        return sum(bits > self.budget_bits for bits in self.spent_bits)
+
+
+def jpeg_at_bits(image: Image, budget_bits: float) -> Coded:
+    """The JPEG round trip of (H, W, 3) uint8 with the highest PSNR within a budget.
+
+    Where nothing fits, not even quality 1 at the smallest scale, that one is returned: its bits
+    then exceed the budget.
     """
-    candidates = list(_candidates(image, budget_bits))
-    if not candidates:
-        candidates = [_round_trip(image, SCALES[-1], 1)[0]]
-    return max(candidates, key=lambda candidate: psnr_db(image, candidate))
+    found = [_largest_that_fits(_scaled_down(image, scale), budget_bits) for scale in SCALES]
+    fitting = [data for data in found if data is not None]
+    if not fitting:
+        fitting = [_encoded(_scaled_down(image, SCALES[-1]), 1)]
+    coded = [Coded(_decoded(data, image), scan_bits(data)) for data in fitting]
+    return max(coded, key=lambda one: psnr_db(image, one.image))
 
 
 def scan_bits(data: bytes) -> int:
@@ -43,35 +79,38 @@ def scan_bits(data: bytes) -> int:
     return 8 * (len(data) - (marker + 2 + header) - 2)
 
 
-def _candidates(image: Image, budget_bits: float) -> Iterator[Image]:
-    for scale in SCALES:
-        fitting = _largest_quality(image, scale, budget_bits)
-        if fitting is not None:
-            yield fitting
-
-
-def _largest_quality(image: Image, scale: int, budget_bits: float) -> Image | None:
-    """The round trip at the highest quality that fits; the size grows with quality."""
+def _largest_that_fits(picture: PillowImage.Image, budget_bits: float) -> bytes | None:
+    """The file at the highest quality that fits; the size grows with quality."""
     low, high, best = 1, MAX_QUALITY, None
     while low <= high:
         quality = (low + high) // 2
-        decoded, bits = _round_trip(image, scale, quality)
-        if bits <= budget_bits:
-            best, low = decoded, quality + 1
+        data = _encoded(picture, quality)
+        if scan_bits(data) <= budget_bits:
+            best, low = data, quality + 1
         else:
             high = quality - 1
     return best
 
 
-def _round_trip(image: Image, scale: int, quality: int) -> tuple[Image, int]:
+def _scaled_down(image: Image, scale: int) -> PillowImage.Image:
     height, width = image.shape[:2]
-    small = PillowImage.fromarray(image)
-    if scale > 1:
-        size = (max(1, width // scale), max(1, height // scale))
-        small = small.resize(size, PillowImage.Resampling.LANCZOS)
+    picture = PillowImage.fromarray(image)
+    if scale == 1:
+        return picture
+    size = (max(1, width // scale), max(1, height // scale))
+    return picture.resize(size, PillowImage.Resampling.LANCZOS)
+
+
+def _encoded(picture: PillowImage.Image, quality: int) -> bytes:
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
-    decoded = PillowImage.open(file).convert("RGB")
-    if scale > 1:
+    picture.save(file, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
+    return file.getvalue()
+
+
+def _decoded(data: bytes, image: Image) -> Image:
+    """The picture in a JPEG file, scaled up to the shape of `image`."""
+    height, width = image.shape[:2]
+    decoded = PillowImage.open(io.BytesIO(data)).convert("RGB")
+    if decoded.size != (width, height):
         decoded = decoded.resize((width, height), PillowImage.Resampling.BICUBIC)
-    return np.asarray(decoded), scan_bits(file.getvalue())
+    return np.asarray(decoded)

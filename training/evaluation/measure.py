@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from training.evaluation.annotations import EvaluationImage, Problem, UnusableIm
 from training.evaluation.config import EvaluateConfig
 from training.evaluation.face import FaceNet
 from training.evaluation.fidelity import Fidelity, fidelity
+from training.evaluation.frechet import FrechetNet
+from training.evaluation.perceptual import PerceptualNet
+from training.evaluation.pictures import PictureScorer
 from training.evaluation.protocol import (
     ORIGINAL,
     RESIZE_ONLY,
@@ -22,11 +26,15 @@ from training.evaluation.protocol import (
     frame,
     reconstruct_square,
     unframe,
+    without_padding,
 )
 from training.evaluation.scorers import FaceScorer, View, WordScorer
 from training.evaluation.text import TextRecogniser
 
 Image = NDArray[np.uint8]
+
+FIDELITY_THREADS = 2
+"""PSNR and SSIM are computed beside the networks; the arrays' libraries let go of Python's lock."""
 
 
 class Judges(NamedTuple):
@@ -34,6 +42,8 @@ class Judges(NamedTuple):
 
     text: TextRecogniser | None
     face: FaceNet | None
+    perceptual: PerceptualNet | None
+    frechet: FrechetNet | None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,6 +53,7 @@ class Measurements:
     systems: tuple[str, ...]
     words: WordScorer | None
     faces: FaceScorer | None
+    pictures: PictureScorer
     image_ids: list[str] = field(default_factory=list)
     fidelity: list[tuple[Fidelity, ...]] = field(default_factory=list)
     """Per image, one per system."""
@@ -50,14 +61,9 @@ class Measurements:
     """Images and annotations that could not be used."""
     num_unreadable: int = 0
     """Images among them."""
-    reconstruct_s: float = 0.0
+    reconstruct_s: dict[str, float] = field(default_factory=dict)
+    """Seconds in each tokenizer."""
     total_s: float = 0.0
-
-    @property
-    def network_s(self) -> float:
-        """Seconds inside tokenizers and judges."""
-        judges = (self.words, self.faces)
-        return self.reconstruct_s + sum(judge.network_s for judge in judges if judge is not None)
 
     @property
     def all_problems(self) -> list[Problem]:
@@ -82,16 +88,25 @@ def measure(
         systems=(ORIGINAL, RESIZE_ONLY, *tokenizers),
         words=_word_scorer(judges.text, config),
         faces=_face_scorer(judges.face, config),
+        pictures=PictureScorer(perceptual=judges.perceptual, frechet=judges.frechet),
+        reconstruct_s=dict.fromkeys(tokenizers, 0.0),
     )
-    for image in tqdm(images, desc="evaluate", unit="image"):
-        found.problems.extend(image.problems)
-        try:
-            pixels = image.load()
-        except UnusableImageError as error:
-            found.problems.append(Problem(image.image_id, error.code, error.detail))
-            found.num_unreadable += 1
-            continue
-        _measure_image(found, image, pixels, tokenizers, config)
+    with ThreadPoolExecutor(max_workers=FIDELITY_THREADS) as beside:
+        compared: list[Future[Fidelity]] = []
+        for image in tqdm(images, desc="evaluate", unit="image"):
+            found.problems.extend(image.problems)
+            try:
+                pixels = image.load()
+            except UnusableImageError as error:
+                found.problems.append(Problem(image.image_id, error.code, error.detail))
+                found.num_unreadable += 1
+                _lose_regions(found, image, config)
+                continue
+            view = _judge_image(found, image, pixels, tokenizers, config)
+            # One image at a time: more of them in flight would be more of them in memory.
+            _keep_fidelity(found, compared)
+            compared = [beside.submit(fidelity, pixels, output) for output in view.outputs]
+        _keep_fidelity(found, compared)
     for scorer in (found.words, found.faces):
         if scorer is not None:
             scorer.flush()
@@ -109,25 +124,42 @@ def _face_scorer(face: FaceNet | None, config: EvaluateConfig) -> FaceScorer | N
     return None if face is None else FaceScorer(net=face, batch_size=config.batch_size)
 
 
-def _measure_image(
+def _keep_fidelity(found: Measurements, compared: Sequence[Future[Fidelity]]) -> None:
+    if compared:
+        found.fidelity.append(tuple(future.result() for future in compared))
+
+
+def _judge_image(
     found: Measurements,
     image: EvaluationImage,
     pixels: Image,
     tokenizers: Mapping[str, Reconstruct],
     config: EvaluateConfig,
-) -> None:
+) -> View:
+    """Reconstruct an image and queue what networks judge; its fidelity is left to the caller."""
     square, framing = frame(pixels, config.size)
-    start = time.perf_counter()
-    squares = [reconstruct_square(name, call, square) for name, call in tokenizers.items()]
-    found.reconstruct_s += time.perf_counter() - start
-    outputs = (pixels, *(unframe(output, framing) for output in (square, *squares)))
+    squares = [square]
+    for name, call in tokenizers.items():
+        start = time.perf_counter()
+        squares.append(reconstruct_square(name, call, square))
+        found.reconstruct_s[name] += time.perf_counter() - start
+    outputs = (pixels, *(unframe(output, framing) for output in squares))
+    found.pictures.add(len(found.image_ids), [without_padding(one, framing) for one in squares])
     view = View(len(found.image_ids), image.image_id, outputs)
     found.image_ids.append(image.image_id)
-    found.fidelity.append(tuple(fidelity(pixels, output) for output in outputs))
     if found.words is not None:
         found.words.add(view, _words_to_read(image, config))
     if found.faces is not None:
         found.faces.add(view, image.faces)
+    return view
+
+
+def _lose_regions(found: Measurements, image: EvaluationImage, config: EvaluateConfig) -> None:
+    """Count what is annotated in an image that cannot be judged."""
+    if found.words is not None:
+        found.words.lose(image.image_id, _words_to_read(image, config))
+    if found.faces is not None:
+        found.faces.lose(image.image_id, image.faces)
 
 
 def _words_to_read(image: EvaluationImage, config: EvaluateConfig) -> Sequence[Word]:

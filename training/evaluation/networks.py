@@ -6,9 +6,15 @@ pixels that please its own network, so only another network can judge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
+from zipfile import BadZipFile
 
+from annotations_schema.errors import WeightsError
 from annotations_schema.weights import WeightsCard, resolve, weights_sha256
 
 ENGLISH_G2 = WeightsCard(
@@ -32,7 +38,8 @@ PARSEQ = WeightsCard(
     input="RGB, 32 x 128, padded right and bottom",
     package=None,
     attribute=None,
-    hint="give the path of docTR's parseq-56125471.pt (release v0.7.0) as --text-weights",
+    hint="give the path of docTR's parseq-56125471.pt (release v0.7.0) as --text-weights, or ask "
+    "for its download with --text-download",
 )
 
 DLIB_RESNET = WeightsCard(
@@ -56,8 +63,16 @@ ANTELOPEV2 = WeightsCard(
     input="RGB, 112 x 112, aligned",
     package=None,
     attribute=None,
-    hint="give the path of insightface's antelopev2/glintr100.onnx as --face-weights",
+    hint="give the path of insightface's antelopev2/glintr100.onnx as --face-weights, or ask for "
+    "its download with --face-download",
 )
+
+
+PARSEQ_SHA256 = "56125471"
+"""Start of the published file's sha256, from its name."""
+
+ANTELOPEV2_SHA256 = "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf"
+"""Of the published `glintr100.onnx`, as many projects that pin it record it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,3 +117,37 @@ def network_record(
         is_published_protocol=is_published_protocol,
         note=note,
     )
+
+
+def published(record: NetworkRecord, sha256: str) -> NetworkRecord:
+    """The record as it is where the weights' sha256 starts so, else as `other_weights`."""
+    return record if record.weights_sha256.startswith(sha256) else other_weights(record)
+
+
+def other_weights(record: NetworkRecord) -> NetworkRecord:
+    """The record of a published network with a file that is not the published one."""
+    return replace(
+        record,
+        name=f"{record.name} {record.weights_sha256[:8]}",
+        is_published_protocol=False,
+        note="the weights are not the published file, so the metric has not its name",
+    )
+
+
+@contextlib.contextmanager
+def library_download(card: WeightsCard, option: str) -> Iterator[None]:
+    """Let a library fetch a card's file; `option` takes its path instead.
+
+    What the library prints is dropped: stdout is for results, and a failure is one line.
+
+    Raises:
+        WeightsError: there is no network, or what came is not the file.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except (OSError, RuntimeError, ValueError, HTTPException, BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"{card.name}: the download failed ({reason}); give {card.file} as {option}"
+        ) from error

@@ -63,17 +63,27 @@ def frame(image: Image, side: int) -> tuple[Image, Framing]:
 
 def unframe(square: Image, framing: Framing) -> Image:
     """The image cut out of its square and scaled back, exactly `framing.image_size`; LANCZOS."""
+    return _resized(without_padding(square, framing), framing.image_size)
+
+
+def without_padding(square: Image, framing: Framing) -> Image:
+    """The image inside its square, (h, w, 3) of `framing.scaled_size`; a view."""
     (left, top), (width, height) = framing.offset, framing.scaled_size
-    return _resized(square[top : top + height, left : left + width], framing.image_size)
+    return square[top : top + height, left : left + width]
 
 
 def reconstruct_square(name: str, tokenizer: Reconstruct, square: Image) -> Image:
-    """What a tokenizer makes of a square.
+    """What a tokenizer makes of a square; it gets a copy, which it may overwrite.
 
     Raises:
         UsageError: it returned something else than uint8 RGB of the same shape.
     """
-    output = tokenizer(square)
+    output = tokenizer(square.copy())
+    if not isinstance(output, np.ndarray):
+        raise UsageError(
+            f"tokenizer '{name}' returned a {type(output).__name__}; it must return a numpy array, "
+            "uint8 RGB of the shape it was given"
+        )
     if output.shape != square.shape or output.dtype != np.uint8:
         raise UsageError(
             f"tokenizer '{name}' returned {output.dtype} of shape {output.shape} for uint8 of "

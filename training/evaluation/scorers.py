@@ -100,16 +100,28 @@ class WordScorer:
     problems: list[Problem] = field(default_factory=list)
     highlights: Highlights = field(default_factory=Highlights)
     num_annotated: int = 0
+    """Every annotated word: those judged, and one problem for each of the others."""
+    num_images: int = 0
+    """Images with an annotated word."""
+    unknown_characters: Counter[str] = field(default_factory=Counter)
+    """Characters outside the recogniser's alphabet: in how many words each occurs."""
     network_s: float = 0.0
     _pending: list[_PendingWord] = field(default_factory=list)
 
     def add(self, view: View, words: Sequence[Word]) -> None:
         """Queue an image's words; reads when a batch is full."""
-        self.num_annotated += len(words)
+        self._count(words)
         for index, word in enumerate(words):
             self._queue(view, index, word)
         if sum(len(pending.crops) for pending in self._pending) >= self.batch_size:
             self.flush()
+
+    def lose(self, image_id: str, words: Sequence[Word]) -> None:
+        """Count the words of an image that cannot be decoded."""
+        self._count(words)
+        for index, word in enumerate(words):
+            detail = f"{word.text!r}"
+            self._reject(image_id, index, ProblemCode.WORD_IN_UNUSABLE_IMAGE, detail)
 
     def flush(self) -> None:
         """Read and score everything queued."""
@@ -121,13 +133,18 @@ class WordScorer:
             self._score(pending, [next(reads) for _ in pending.crops])
         self._pending.clear()
 
+    def _count(self, words: Sequence[Word]) -> None:
+        self.num_annotated += len(words)
+        self.num_images += bool(words)
+
     def _queue(self, view: View, index: int, word: Word) -> None:
         problem = self._unreadable_text(word.text)
         if problem is not None:
             self._reject(view.image_id, index, *problem)
             return
         cut = [crop_word(output, word.box_xyxy, word.quad) for output in view.outputs]
-        crops = tuple(crop for crop in cut if crop is not None)
+        # Copied: a view would keep every system's whole image until the batch is full.
+        crops = tuple(crop.copy() for crop in cut if crop is not None)
         if len(crops) < len(cut):
             detail = f"nothing of box {word.box_xyxy} lies in {view.size[0]}x{view.size[1]}"
             self._reject(view.image_id, index, ProblemCode.WORD_OUTSIDE_IMAGE, detail)
@@ -142,8 +159,10 @@ class WordScorer:
             return None
         if not text:
             return ProblemCode.WORD_EMPTY, "no text"
-        unknown = "".join(sorted(set(text) - self.recogniser.alphabet))
-        return (ProblemCode.WORD_OUTSIDE_ALPHABET, f"{text!r} has {unknown!r}") if unknown else None
+        unknown = sorted(set(text) - self.recogniser.alphabet)
+        self.unknown_characters.update(unknown)
+        detail = f"{text!r} has {''.join(unknown)!r}"
+        return (ProblemCode.WORD_OUTSIDE_ALPHABET, detail) if unknown else None
 
     def _reject(self, image_id: str, index: int, code: ProblemCode, detail: str) -> None:
         self.problems.append(Problem(image_id, code, f"word {index}: {detail}"))
@@ -170,6 +189,7 @@ class WordScorer:
                 crops=pending.crops,
                 captions=tuple(f"{s.read} ({s.similarity:.2f})" for s in scores),
                 change=_spread([s.similarity for s in scores[1:]]),
+                verdicts=tuple(s.is_exact for s in scores),
             )
         )
 
@@ -190,16 +210,26 @@ class FaceScorer:
     problems: list[Problem] = field(default_factory=list)
     highlights: Highlights = field(default_factory=Highlights)
     num_annotated: int = 0
+    """Every annotated face: those judged, and one problem for each of the others."""
+    num_images: int = 0
+    """Images with an annotated face."""
     network_s: float = 0.0
     _pending: list[_PendingFace] = field(default_factory=list)
 
     def add(self, view: View, faces: Sequence[Face]) -> None:
         """Align an image's faces and queue them; embeds when a batch is full."""
-        self.num_annotated += len(faces)
+        self._count(faces)
         for index, face in enumerate(faces):
             self._queue(view, index, face)
         if sum(len(pending.canvases) for pending in self._pending) >= self.batch_size:
             self.flush()
+
+    def lose(self, image_id: str, faces: Sequence[Face]) -> None:
+        """Count the faces of an image that cannot be decoded."""
+        self._count(faces)
+        for index in range(len(faces)):
+            code = ProblemCode.FACE_IN_UNUSABLE_IMAGE
+            self.problems.append(Problem(image_id, code, f"face {index}"))
 
     def flush(self) -> None:
         """Embed and score everything queued."""
@@ -215,11 +245,21 @@ class FaceScorer:
             self._score(pending, score_faces(original, systems))
         self._pending.clear()
 
+    def _count(self, faces: Sequence[Face]) -> None:
+        self.num_annotated += len(faces)
+        self.num_images += bool(faces)
+
     def _queue(self, view: View, index: int, face: Face) -> None:
         fit = fit_face(face.landmarks_5, self.net)
-        if fit.matrix is None:
-            detail = f"face {index}: landmarks are {fit.verdict}"
+        if fit.matrix is None or not face.is_valid:
+            reason = fit.verdict if fit.matrix is None else "invalid by the annotation"
+            detail = f"face {index}: landmarks are {reason}"
             self.problems.append(Problem(view.image_id, ProblemCode.FACE_NOT_ALIGNABLE, detail))
+            return
+        if _is_outside(face.landmarks_5, view.size):
+            # Black would be compared with black, and agree.
+            detail = f"face {index}: no landmark lies in {view.size[0]}x{view.size[1]}"
+            self.problems.append(Problem(view.image_id, ProblemCode.FACE_OUTSIDE_IMAGE, detail))
             return
         side = self.net.canvas_px
         canvases = tuple(warp_affine(image, fit.matrix, (side, side)) for image in view.outputs)
@@ -244,6 +284,12 @@ class FaceScorer:
 def counts_by_code(problems: Sequence[Problem]) -> dict[str, int]:
     """Number of problems by code, sorted by code."""
     return dict(sorted(Counter(str(problem.code) for problem in problems).items()))
+
+
+def _is_outside(landmarks_5: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether no landmark, in pixel centres, lies in an image of (width, height) pixels."""
+    is_inside = (landmarks_5 >= -0.5) & (landmarks_5 < np.array(size) - 0.5)
+    return not is_inside.all(axis=1).any()
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from rapidfuzz.distance import Levenshtein
 
 from annotations_schema.errors import UsageError
 from annotations_schema.geometry import warp_affine
-from training.evaluation.doctr_reader import load_parseq
+from training.evaluation.doctr_reader import download_parseq, load_parseq
 from training.evaluation.easyocr_reader import load_english_g2
 from training.evaluation.networks import NetworkRecord
 
@@ -47,6 +47,9 @@ TEXT_RECOGNISERS: Mapping[str, Callable[[Path | None], TextRecogniser]] = {
 }
 """Name -> loader(path of the weights, None for the installed ones)."""
 
+DOWNLOADS: Mapping[str, Callable[[], Path]] = {"doctr_parseq": download_parseq}
+"""Name -> the library's own download of the weights, for those that no package holds."""
+
 
 class WordScore(NamedTuple):
     """What was read at one word: T-ACC is `is_exact`, T-NED is `similarity` in [0, 1]."""
@@ -56,16 +59,30 @@ class WordScore(NamedTuple):
     similarity: float
 
 
-def load_text_recogniser(name: str, weights: Path | None = None) -> TextRecogniser:
+def load_text_recogniser(
+    name: str, weights: Path | None = None, *, download: bool = False
+) -> TextRecogniser:
     """The recogniser of that name.
 
+    Args:
+        name: one of `TEXT_RECOGNISERS`.
+        weights: the file, where it is not an installed package's.
+        download: without a path, let the library fetch its weights.
+
     Raises:
-        UsageError: no such name.
-        WeightsError: its weights are absent or are not the recorded file.
+        UsageError: no such name, or nothing to download for it.
+        WeightsError: its weights are absent, are not the recorded file, or cannot be fetched.
     """
     if name not in TEXT_RECOGNISERS:
         known = ", ".join(TEXT_RECOGNISERS)
         raise UsageError(f"text recogniser '{name}' does not exist; choose one of: {known}, none")
+    if download and name not in DOWNLOADS:
+        raise UsageError(
+            f"text recogniser {name} has nothing to download; leave out --text-download, or choose "
+            f"{', '.join(DOWNLOADS)}"
+        )
+    if download and weights is None:
+        weights = DOWNLOADS[name]()
     return TEXT_RECOGNISERS[name](weights)
 
 
@@ -76,11 +93,15 @@ def crop_word(
 
     A box is cut as `image[y0:y1, x0:x1]` with coordinates truncated to integers and no margin; a
     quad (4 corners clockwise from the text's top left) is turned upright (TokBench, through docTR's
-    extract_crops and extract_rcrops). Boxes are cut to the image first.
+    extract_crops and extract_rcrops). Boxes are cut to the image first; what a quad covers outside
+    is black.
     """
-    if quad is not None:
-        return _upright(image, np.trunc(np.asarray(quad, np.float64)))
     height, width = image.shape[:2]
+    if quad is not None:
+        corners = np.trunc(np.asarray(quad, np.float64))
+        if (corners.max(axis=0) <= 0).any() or (corners.min(axis=0) >= (width, height)).any():
+            return None
+        return _upright(image, corners)
     x0, y0, x1, y1 = (int(value) for value in box_xyxy)
     crop = image[max(y0, 0) : min(max(y1, 0), height), max(x0, 0) : min(max(x1, 0), width)]
     return crop if crop.size else None

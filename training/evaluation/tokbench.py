@@ -48,7 +48,7 @@ def from_tokbench(annotations: Path, folder: Path) -> EvaluationSet:
     for index, entry in enumerate(entries):
         try:
             found.append(_tokbench_image(entry, folder))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise UsageError(
                 f"{annotations}: image {index} is not of TokBench's form "
                 f"({type(error).__name__}: {error}); give its text_*.json or face_meta.json"
@@ -63,6 +63,8 @@ def from_tokbench(annotations: Path, folder: Path) -> EvaluationSet:
 def _tokbench_image(entry: Mapping[str, Any], folder: Path) -> EvaluationImage:
     is_text = "annotations" in entry
     name = str(entry["file_name"] if is_text else entry["image_name"])
+    if "\0" in name:
+        raise ValueError("a file name holds a zero byte")
     width = int(entry["width"] if is_text else entry["img_width"])
     height = int(entry["height"] if is_text else entry["img_height"])
     return EvaluationImage(
@@ -74,20 +76,33 @@ def _tokbench_image(entry: Mapping[str, Any], folder: Path) -> EvaluationImage:
 
 
 def _tokbench_word(word: Mapping[str, Any]) -> Word:
+    text = word["rec"]
+    if not isinstance(text, str):
+        raise TypeError(f"rec must be text, found {text}")
     place = np.asarray(word["bbox"] if "bbox" in word else word["polygon"], np.float64)
-    ratio = float(word["ratio"]) if "ratio" in word else None
+    ratio = _ratio(word)
     if place.shape == (4,) and "bbox" in word:
-        return Word(checked_box(place.tolist()), str(word["rec"]), None, ratio)
+        return Word(checked_box(place.tolist()), text, None, ratio)
     points = place.reshape(-1, 2)
+    if len(points) < 3:
+        raise ValueError(f"a polygon needs three points, found {len(points)}")
     hull = checked_box([*points.min(axis=0), *points.max(axis=0)])
     quad = tuple((float(x), float(y)) for x, y in points) if len(points) == 4 else None
-    return Word(hull, str(word["rec"]), quad, ratio)
+    return Word(hull, text, quad, ratio)
 
 
 def _tokbench_face(face: Mapping[str, Any]) -> Face:
     landmarks = np.asarray(face["kps"], np.float64).reshape(5, 2)
-    ratio = float(face["ratio"]) if "ratio" in face else None
-    return Face(checked_box(face["box"][:4]), landmarks, ratio)
+    return Face(checked_box(face["box"][:4]), landmarks, _ratio(face))
+
+
+def _ratio(region: Mapping[str, Any]) -> float | None:
+    if "ratio" not in region:
+        return None
+    ratio = float(region["ratio"])
+    if not np.isfinite(ratio):
+        raise ValueError(f"a ratio must be finite, found {ratio}")
+    return ratio
 
 
 def _load_file(path: Path, expected_size: tuple[int, int]) -> Image:

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from annotations_schema.errors import UsageError
-from training.checkpoint import load_tokenizer
+from training.checkpoint import load_checkpoint, load_tokenizer
 from training.data.batch import to_model_range, to_pixels
-from training.models.tokenizer import Tokenizer
+from training.models.tokenizer import Tokenizer, TokenizerConfig
 
 Image = NDArray[np.uint8]
 
@@ -81,6 +81,37 @@ def load_tokenizers(checkpoints: Sequence[Path], device: str) -> dict[str, Check
         name: CheckpointTokenizer(load_tokenizer(path, device), device)
         for name, path in zip(short_names(checkpoints), checkpoints, strict=True)
     }
+
+
+def load_untrained(checkpoints: Sequence[Path], device: str) -> dict[str, CheckpointTokenizer]:
+    """The networks of checkpoints as they were before their first step, by name, in order.
+
+    A run draws its first weights from its seed, and so do these. Checkpoints of the same network
+    and seed have one such network; it is `untrained` where there is one, else `untrained NAME` by
+    the first checkpoint that has it. A file without a configuration counts as seed 0.
+
+    Raises:
+        UsageError: as `load_tokenizers`.
+    """
+    found: dict[tuple[str, int], tuple[str, TokenizerConfig]] = {}
+    for name, path in zip(short_names(checkpoints), checkpoints, strict=True):
+        seed = int(load_checkpoint(path).get("config", {}).get("seed", 0))
+        config = load_tokenizer(path).config
+        found.setdefault((repr(config), seed), (name, config))
+    is_only_one = len(found) == 1
+    return {
+        "untrained" if is_only_one else f"untrained {name}": CheckpointTokenizer(
+            initial_tokenizer(config, seed), device
+        )
+        for (_, seed), (name, config) in found.items()
+    }
+
+
+def initial_tokenizer(config: TokenizerConfig, seed: int) -> Tokenizer:
+    """The tokenizer as a training with that seed starts it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Tokenizer(config)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -70,6 +70,23 @@ def test_proposals_can_be_set(measured):
     assert weight == pytest.approx(measured.weights["with_text"]["text_weight"].median, rel=0.005)
 
 
+def test_the_loss_on_whole_images_gets_a_proposal_from_all_of_them(root):
+    config = with_overrides(
+        MICRO,
+        ["phases.*.objective.text_weight=0", "phases.*.objective.face_weight=0",
+         "phases.*.objective.global_text_weight=1", "nets.global_text_layers=stem,stage1",
+         "data.stream.batch_size=4"],
+    )  # fmt: skip
+
+    one = calibrate(config, [root], CalibrateConfig(batches=1, target=0.25))
+
+    norms, weight = one.norms["all"], one.weights["all"]["global_text_weight"].median
+    assert weight * norms["global_text"].median == pytest.approx(
+        0.25 * norms["reconstruction"].median
+    )
+    assert one.assignments == (f"phases.regions.objective.global_text_weight={weight:.3g}",)
+
+
 def test_the_reference_is_the_perceptual_loss_at_its_weight_where_there_is_one(root):
     config = with_overrides(
         MICRO,

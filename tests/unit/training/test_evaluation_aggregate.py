@@ -12,6 +12,7 @@ from training.evaluation.aggregate import (
     Bootstrap,
     Scores,
     bin_index,
+    paired_difference,
     summarise,
 )
 
@@ -98,3 +99,59 @@ def test_intervals_are_the_same_on_every_run_and_differ_by_seed():
     first = summarise(scores, EDGES, Bootstrap(seed=1)).interval
     assert first == summarise(scores, EDGES, Bootstrap(seed=1)).interval
     assert first != summarise(scores, EDGES, Bootstrap(seed=2)).interval
+
+
+def two_systems(seed=0, images=20, words=5):
+    """Scores that vary much by image and little between systems: (ours, theirs)."""
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.arange(images), words)
+    ratio = rng.uniform(0.02, 0.06, len(image))
+    theirs = np.repeat(rng.random(images), words)
+    ours = theirs + 0.05 + 0.01 * rng.standard_normal(len(image))
+    return Scores(ours, ratio, image), Scores(theirs, ratio, image)
+
+
+def test_a_paired_difference_agrees_with_a_plain_bootstrap_of_both_systems():
+    ours, theirs = two_systems()
+    value, interval = paired_difference(ours, theirs, EDGES, Bootstrap(200, 0.9, 7))
+
+    bins, rng, gaps = bin_index(ours.ratio, EDGES), np.random.default_rng(7), []
+    for _ in range(200):
+        drawn = rng.integers(20, size=20)
+        words = np.concatenate([np.flatnonzero(ours.image == i) for i in drawn])
+        filled = [b for b in range(3) if (bins[words] == b).any()]
+        headlines = [
+            np.mean([s.value[words][bins[words] == b].mean() for b in filled])
+            for s in (ours, theirs)
+        ]
+        gaps.append(headlines[0] - headlines[1])
+    assert value == pytest.approx(
+        summarise(ours, EDGES, Bootstrap()).value - summarise(theirs, EDGES, Bootstrap()).value
+    )
+    np.testing.assert_allclose(interval, np.quantile(gaps, [0.05, 0.95]), atol=1e-12)
+
+
+def test_a_paired_difference_sees_what_the_systems_own_intervals_hide():
+    ours, theirs = two_systems()
+    (our_low, _), (_, their_high) = (
+        summarise(scores, EDGES, Bootstrap()).interval for scores in (ours, theirs)
+    )
+    low, high = paired_difference(ours, theirs, EDGES, Bootstrap()).interval
+    assert our_low < their_high
+    assert 0.04 < low < high < 0.06
+
+
+def test_a_paired_difference_of_infinite_or_absent_scores_has_no_interval():
+    same, more = (Scores.of([math.inf, value], [0, 0], [0, 1]) for value in (30.0, math.inf))
+    finite = Scores.of([30.0, 31.0], [0, 0], [0, 1])
+    assert paired_difference(same, more, ONE_BIN, Bootstrap()) == (None, None)
+    assert paired_difference(same, finite, ONE_BIN, Bootstrap()) == (math.inf, None)
+    nothing = Scores.of([], [], [])
+    assert paired_difference(nothing, nothing, EDGES, Bootstrap()) == (None, None)
+
+
+def test_a_paired_difference_needs_the_same_regions():
+    scores = Scores.of([1.0, 0.0], [0.5, 0.5], [0, 1])
+    for other in (Scores.of([1.0], [0.5], [0]), Scores.of([1.0, 0.0], [0.5, 0.4], [0, 1])):
+        with pytest.raises(ValueError, match="same regions"):
+            paired_difference(scores, other, EDGES, Bootstrap())

@@ -79,14 +79,14 @@ def test_a_damaged_file_is_an_unusable_image(root):
     assert caught.value.code == ProblemCode.IMAGE_UNREADABLE
 
 
-def test_faces_whose_alignment_is_invalid_are_not_judged(tmp_path):
+def test_faces_whose_alignment_is_invalid_are_brought_and_marked(tmp_path):
     from annotations_schema import FaceRegions
 
     good = portrait(256)
     landmarks = [good.faces.landmarks_5[0], np.full((5, 2), 7.0)]
     faces = FaceRegions.from_landmarks([good.faces.box_xyxy[0]] * 2, [1, 1], landmarks, 256, 256)
     root = write_dataset(tmp_path / "d", [good._replace(faces=faces)])
-    assert len(from_manifests([root]).images[0].faces) == 1
+    assert [face.is_valid for face in from_manifests([root]).images[0].faces] == [True, False]
 
 
 def test_a_missing_dataset_is_one_clear_line(tmp_path):

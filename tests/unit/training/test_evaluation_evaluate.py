@@ -36,6 +36,11 @@ PAGES = (
 )
 
 
+PLAIN = {"perceptual": "none", "fid": "none"}
+"""Without networks for pictures."""
+BARE = {**PLAIN, "text_recogniser": "none", "face_net": "none"}
+
+
 def identity(image):
     return image
 
@@ -166,6 +171,43 @@ def test_fidelity_agrees_with_a_recomputation(judged, details, astronaut):
     assert judged[0].metric("smeared", "PSNR").value == pytest.approx(np.mean(values))
 
 
+def test_a_blur_is_far_away_for_networks_and_an_identity_is_not(judged):
+    result, _ = judged
+    assert result.metric("original", "VGG16 distance").value == 0.0
+    assert result.metric("identity", "VGG16 distance").value == 0.0
+    assert result.metric("smeared", "VGG16 distance").value > 0.5
+    low, high = result.metric("smeared", "VGG16 distance").interval
+    assert low < result.metric("smeared", "VGG16 distance").value < high
+    assert result.metric("identity", "FD").value == 0.0
+    assert result.metric("smeared", "FD").value > 10.0
+    assert result.metric("smeared", "FD").interval is None
+    assert "too few for 512 features" in result.metric_notes["FD"]
+    assert not any(name.startswith(("rFID", "LPIPS")) for name in result.systems[0].metrics)
+
+
+def test_differences_are_paired_and_to_the_first_tokenizer(judged, details):
+    result, out = judged
+    assert result.baseline == "identity"
+    assert result.system("identity").differences == {}
+    ned = result.system("smeared").differences["T-NED [easyocr_english_g2]"]
+    ours, theirs = (result.metric(name, "T-NED").value for name in ("smeared", "identity"))
+    assert ned.value == pytest.approx(ours - theirs)
+    assert ned.interval[1] < 0
+    psnr = result.system("smeared").differences["PSNR"]
+    gaps = [
+        a["psnr_db"] - b["psnr_db"]
+        for a, b in zip(
+            of(details, "image", "smeared"), of(details, "image", "identity"), strict=True
+        )
+    ]
+    assert psnr.value == pytest.approx(np.mean(gaps))
+    assert min(gaps) <= psnr.interval[0] < psnr.interval[1] <= max(gaps)
+    fd = result.system("smeared").differences["FD [vgg16_keras relu5_3]"]
+    assert fd == (result.metric("smeared", "FD").value, None)
+    for name in ("table.txt", "report.html"):
+        assert "difference to identity" in (out / name).read_text()
+
+
 def test_everything_that_is_in_no_score_is_counted_and_named(judged):
     result, _ = judged
     assert result.problem_counts == {
@@ -193,7 +235,10 @@ def test_the_result_file_is_plain_json_with_settings_and_hashes(judged):
     result, out = judged
     stored = json.loads((out / "result.json").read_text())
     assert stored["config"]["size"] == 256
-    assert [n["weights_sha256"][:8] for n in stored["networks"]] == ["e2272681", "55533b28"]
+    hashes = [network["weights_sha256"][:8] for network in stored["networks"]]
+    assert hashes == ["e2272681", "55533b28", "3be917fb", "3be917fb"]
+    assert 0 < stored["share_outside_networks"] < 1
+    assert stored["images_per_s"] == pytest.approx(4 / stored["seconds"]["total"])
     assert stored["systems"][0]["metrics"]["PSNR"]["value"] == "inf"
     smeared_ned = stored["systems"][3]["metrics"]["T-NED [easyocr_english_g2]"]
     assert smeared_ned["value"] == result.metric("smeared", "T-NED").value
@@ -218,8 +263,9 @@ def test_the_table_shows_every_row_bins_and_empty_bins(judged):
 
 def test_the_page_shows_the_words_that_changed_most_first(judged):
     page = (judged[1] / "report.html").read_text()
-    assert page.count('<img class=""') == 6 * 4
-    assert page.count('<img class="face"') == 1 * 4
+    assert page.count('<div class="region ') == 6 + 1
+    assert page.count('<div class="region face">') == 1
+    assert page.count("<img ") == (6 + 1) * 4
     assert "http" not in page.replace("http-equiv", "")
     changes = [float(part.split("<")[0]) for part in page.split("<br>change ")[1:]]
     words, faces = changes[:6], changes[6:]
@@ -243,14 +289,17 @@ def test_checkpoints_jpeg_and_codebook_usage_share_one_table(dataset, tmp_path, 
     state = {"model": tokenizer.state_dict(), "config": {"tokenizer": to_plain(CONFIGS["tiny"])}}
     path = tmp_path / "base" / "checkpoint.pt"
     save_checkpoint(path, state)
-    config = EvaluateConfig(
-        data=(dataset,), jpeg=True, text_recogniser="none", face_net="none", max_images=2
-    )
-    result = evaluate([path], tmp_path / "out", config)
+    config = EvaluateConfig(data=(dataset,), jpeg=True, untrained=True, max_images=2, **BARE)
+    result = evaluate([path], tmp_path / "out", config, tokenizers={"smeared": smeared})
     f = tokenizer.downsampling
     bits = (256 // f) ** 2 * 10  # 1024 codes
     names = [system.name for system in result.systems]
-    assert names == ["original", "resize only", "base", f"JPEG at {bits} bits"]
+    jpeg = f"JPEG within {bits} bits"
+    assert names == ["original", "resize only", jpeg, "untrained", "base", "smeared"]
+    assert result.system("base").bits == result.system("untrained").bits == bits
+    assert 0.5 * bits < result.system(jpeg).bits <= bits
+    assert result.system("resize only").bits is None
+    assert result.baseline == "base"
     usage = result.system("base").codebook
     assert usage.num_tokens == 2 * (256 // f) ** 2
     assert 0 < usage.used_fraction <= 1
@@ -259,12 +308,13 @@ def test_checkpoints_jpeg_and_codebook_usage_share_one_table(dataset, tmp_path, 
     assert set(result.systems[0].metrics) == {"PSNR", "SSIM"}
     shown = capsys.readouterr().err
     assert "codes used" in shown
+    assert f"{result.system(jpeg).bits:.0f}" in shown
     assert "text: left out (text_recogniser none)" in shown
 
 
 def test_without_transcriptions_the_table_says_so(tmp_path, capsys):
     root = write_dataset(tmp_path / "d", [photo("coffee")])
-    config = EvaluateConfig(data=(root,), bootstrap_resamples=5)
+    config = EvaluateConfig(data=(root,), bootstrap_resamples=5, **PLAIN)
     result = evaluate([], tmp_path / "out", config)
     shown = capsys.readouterr().err
     assert "no transcriptions: the data has no column input_words" in shown
@@ -275,7 +325,7 @@ def test_without_transcriptions_the_table_says_so(tmp_path, capsys):
 
 def test_reading_the_original_can_stand_in_for_transcriptions(dataset, tmp_path):
     config = EvaluateConfig(
-        data=(dataset,), text_reference="original", face_net="none", bootstrap_resamples=5
+        data=(dataset,), text_reference="original", face_net="none", bootstrap_resamples=5, **PLAIN
     )
     result = evaluate([], tmp_path, config, tokenizers={"smeared": smeared})
     assert "T-NED(original) [easyocr_english_g2]" in result.systems[0].metrics
@@ -287,7 +337,7 @@ def test_reading_the_original_can_stand_in_for_transcriptions(dataset, tmp_path)
 
 def test_refining_leaves_out_what_the_original_does_not_read(dataset, judged, tmp_path):
     config = EvaluateConfig(
-        data=(dataset,), refine=True, face_net="none", bootstrap_resamples=5, size=1024
+        data=(dataset,), refine=True, face_net="none", bootstrap_resamples=5, size=1024, **PLAIN
     )
     result = evaluate([], tmp_path, config)
     details = (judged[1] / "details.jsonl").read_text().splitlines()
@@ -311,9 +361,8 @@ def test_unreadable_images_are_rows_and_the_rest_is_judged(tmp_path, coffee):
     config = EvaluateConfig(
         tokbench=(annotations,),
         tokbench_images=(tmp_path,),
-        text_recogniser="none",
-        face_net="none",
         bootstrap_resamples=5,
+        **BARE,
     )
     result = evaluate([], tmp_path / "out", config)
     assert (result.counts["images"], result.counts["images_unreadable"]) == (1, 2)
@@ -338,18 +387,21 @@ def test_unreadable_images_are_rows_and_the_rest_is_judged(tmp_path, coffee):
         ({"face_net": "mine"}, "face net 'mine' does not exist"),
         ({"tokbench": ("a.json",)}, "1 TokBench files and 0 image folders"),
         ({"jpeg": True}, "--jpeg needs a checkpoint"),
+        ({"untrained": True}, "--untrained needs a checkpoint"),
+        ({"perceptual": "mine"}, "perceptual net 'mine' does not exist"),
+        ({"fid": "mine"}, "fid net 'mine' does not exist"),
+        ({"peers": ("original=os.path:abspath",)}, "'original' is taken"),
     ],
 )
 def test_misuse_is_one_clear_line_and_writes_nothing(dataset, tmp_path, changes, message):
-    judges = {"text_recogniser": "none", "face_net": "none"}
     with pytest.raises(UsageError, match=message) as caught:
-        evaluate([], tmp_path / "out", EvaluateConfig(**{"data": (dataset,), **judges, **changes}))
+        evaluate([], tmp_path / "out", EvaluateConfig(**{"data": (dataset,), **BARE, **changes}))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_tokenizer_may_not_take_the_name_of_a_reference_row(dataset, tmp_path):
-    config = EvaluateConfig(data=(dataset,), text_recogniser="none", face_net="none")
+    config = EvaluateConfig(data=(dataset,), **BARE)
     with pytest.raises(UsageError, match="'original' is taken"):
         evaluate([], tmp_path / "out", config, tokenizers={"original": identity})
 

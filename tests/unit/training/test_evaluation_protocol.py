@@ -10,8 +10,14 @@ from PIL import Image
 
 from annotations_schema import UsageError
 from training.evaluation.fidelity import psnr_db
-from training.evaluation.jpeg import jpeg_at_bits, scan_bits
-from training.evaluation.protocol import frame, framing_of, reconstruct_square, unframe
+from training.evaluation.jpeg import JpegAtBits, jpeg_at_bits, scan_bits
+from training.evaluation.protocol import (
+    frame,
+    framing_of,
+    reconstruct_square,
+    unframe,
+    without_padding,
+)
 
 sides = st.integers(1, 5000)
 
@@ -64,7 +70,9 @@ def test_a_small_image_survives_scaling_up_and_back(coffee):
     assert psnr_db(small, unframe(square, framing)) > 40
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x[:-1], lambda x: x.astype(np.float32)])
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x[:-1], lambda x: x.astype(np.float32), lambda x: None, lambda x: [x]]
+)
 def test_a_tokenizer_that_returns_something_else_is_named(wrong):
     with pytest.raises(UsageError, match="tokenizer 'odd' returned"):
         reconstruct_square("odd", wrong, np.zeros((256, 256, 3), np.uint8))
@@ -74,8 +82,9 @@ def test_a_tokenizer_that_returns_something_else_is_named(wrong):
 def test_jpeg_keeps_its_budget_and_more_bits_look_better(astronaut, budget):
     image = astronaut[::2, ::2]
     low, high = jpeg_at_bits(image, budget), jpeg_at_bits(image, 2 * budget)
-    assert low.shape == image.shape
-    assert psnr_db(image, low) < psnr_db(image, high)
+    assert low.image.shape == image.shape
+    assert (low.bits <= budget, high.bits <= 2 * budget) == (True, True)
+    assert psnr_db(image, low.image) < psnr_db(image, high.image)
 
 
 def test_jpeg_uses_the_largest_quality_that_fits(astronaut):
@@ -90,7 +99,8 @@ def test_jpeg_uses_the_largest_quality_that_fits(astronaut):
     budget = 100_000
     best = max(quality for quality, (bits, _) in sizes.items() if bits <= budget)
     assert 20 < best < 95
-    np.testing.assert_array_equal(jpeg_at_bits(image, budget), sizes[best][1])
+    np.testing.assert_array_equal(jpeg_at_bits(image, budget).image, sizes[best][1])
+    assert jpeg_at_bits(image, budget).bits == sizes[best][0]
 
 
 def test_scan_bits_count_what_lies_between_the_scan_header_and_the_end():
@@ -102,6 +112,32 @@ def test_scan_bits_count_what_lies_between_the_scan_header_and_the_end():
     assert scan_bits(data) == 8 * (len(data) - start - 2)
 
 
-def test_a_budget_below_everything_gives_the_smallest_jpeg(astronaut):
+def test_a_budget_below_everything_gives_the_smallest_jpeg_and_its_real_bits(astronaut):
     image = astronaut[::2, ::2]
-    assert jpeg_at_bits(image, 1).shape == image.shape
+    small = Image.fromarray(image).resize((16, 16), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=1, optimize=True, subsampling="4:2:0")
+    least = scan_bits(file.getvalue())
+    jpeg = JpegAtBits(budget_bits=least - 8)
+    assert jpeg(image).shape == image.shape
+    assert (jpeg.spent_bits, jpeg.mean_bits, jpeg.num_over) == ([least], least, 1)
+    enough = JpegAtBits(budget_bits=least)
+    enough(image)
+    assert (enough.spent_bits, enough.num_over) == ([least], 0)
+
+
+def test_a_tokenizer_may_overwrite_what_it_is_given():
+    def in_place(image):
+        image[:] = 7
+        return image
+
+    square = np.zeros((256, 256, 3), np.uint8)
+    assert (reconstruct_square("odd", in_place, square) == 7).all()
+    assert not square.any()
+
+
+def test_the_picture_without_padding_is_what_was_framed(coffee):
+    square, framing = frame(coffee, 256)
+    inside = without_padding(square, framing)
+    assert inside.shape == (171, 256, 3)
+    assert square.astype(int).sum() == inside.astype(int).sum()

@@ -8,13 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.evaluation.aggregate import MetricSummary
+from training.evaluation.aggregate import BinSummary, MetricSummary
 from training.evaluation.config import EvaluateConfig
-from training.evaluation.highlights import Highlight, Highlights
+from training.evaluation.highlights import Fate, Highlight, Highlights
 from training.evaluation.networks import NetworkRecord
 from training.evaluation.page import data_uri, page
 from training.evaluation.report import aligned, format_metric, format_value
 from training.evaluation.results import EvaluationResult, SystemResult, bare_name, metric_name
+
+COUNTS = {
+    "images": 1,
+    "images_unreadable": 0,
+    "images_with_words": 1,
+    "images_with_faces": 0,
+    "words_annotated": 3,
+    "words_judged": 1,
+    "faces_annotated": 0,
+    "faces_judged": 0,
+    "manifest_rows_not_ok": 0,
+}
 
 
 def region(change, title="word"):
@@ -108,7 +120,7 @@ class _Balance(HTMLParser):
         self.open = []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -127,11 +139,11 @@ def test_the_page_is_well_formed_and_texts_are_escaped():
         networks=(network(published=True),),
         fidelity_settings={},
         metric_notes={},
-        counts={"images": 1, "words_judged": 1, "faces_judged": 0, "manifest_rows_not_ok": 0},
+        counts=COUNTS,
         problem_counts={},
         systems=systems,
         problems=(),
-        seconds={},
+        seconds={"total": 2.0, "networks": 1.5},
     )
     text = page(result, [region(0.5, "<script>alert(1)</script>")], [region(0.1)])
     parser = _Balance()
@@ -140,3 +152,100 @@ def test_the_page_is_well_formed_and_texts_are_escaped():
     assert parser.open == []
     assert "<script>" not in text
     assert "&lt;b&gt;&amp;" in text
+
+
+def shown(**changes):
+    """A page of two systems with one binned metric, one bin empty."""
+    bins = (BinSummary(0.0, 0.1, 0, None), BinSummary(0.1, 1.0, 1, 0.5))
+    metric = MetricSummary(0.5, (0.25, 0.75), 0.5, bins, 1, 2, 1)
+    systems = tuple(
+        SystemResult(
+            name=name, metrics={"T-ACC [net]": metric, "rFID": summary(3.25)}, codebook=None
+        )
+        for name in ("original", "resize only", "ours")
+    )
+    values = {
+        "config": EvaluateConfig(data=("x",)),
+        "sources": (),
+        "checkpoints": {},
+        "networks": (network(published=False),),
+        "fidelity_settings": {},
+        "metric_notes": {"faces": "left out"},
+        "counts": COUNTS,
+        "problem_counts": {"word_empty": 2},
+        "systems": systems,
+        "problems": (),
+        "seconds": {"total": 2.0, "networks": 1.5},
+        "unknown_characters": {"<": 2},
+        **changes,
+    }
+    return EvaluationResult(**values)
+
+
+def read(verdicts, change=0.5):
+    crops = tuple(np.zeros((8, 20, 3), np.uint8) for _ in verdicts)
+    return Highlight("word", "image", crops, tuple("x" for _ in verdicts), change, verdicts)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "fate"),
+    [
+        ((True, True, False), Fate.LOST),
+        ((True, True, True, False), Fate.LOST),
+        ((True, False, True), Fate.GAINED),
+        ((True, True, True), Fate.OTHER),
+        ((True, False, False), Fate.OTHER),
+        ((True, False), Fate.LOST),
+        ((False, True), Fate.GAINED),
+        ((True,), Fate.OTHER),
+        ((), Fate.OTHER),
+    ],
+)
+def test_a_words_fate_is_against_the_row_resize_only(verdicts, fate):
+    assert read(verdicts).fate == fate
+
+
+def test_small_changes_that_made_a_word_readable_are_not_crowded_out():
+    kept = Highlights(capacity=2)
+    for change in (0.9, 0.8, 0.7):
+        kept.add(read((True, True, False), change))
+    kept.add(read((True, False, True), 0.1))
+    assert [(h.fate, h.change) for h in kept.largest_first()] == [
+        (Fate.LOST, 0.9),
+        (Fate.LOST, 0.8),
+        (Fate.GAINED, 0.1),
+    ]
+
+
+def test_the_page_names_judges_licences_substitutes_bins_and_what_is_left_out():
+    text = page(shown(), [read((True, True, False)), read((True, False, True))], [])
+    for expected in (
+        "<mark>substitute</mark>",
+        "<td>lib 1</td>",
+        "<td>MIT</td>",
+        "mean of 1 of 2 bins",
+        "<td>empty</td>",
+        "2 outside the bins, only in the mean of all",
+        "50.0 %<br><small>25.0 to 75.0</small>",
+        "<td>3.250</td>",
+        "faces: left out",
+        "2 word_empty",
+        "&#x27;&lt;&#x27; in 2",
+        "1 of 3 words (1 images have any)",
+    ):
+        assert expected in text
+    assert "http" not in text
+    assert "<script" not in text
+
+
+def test_the_words_of_the_page_can_be_filtered_by_what_became_of_them():
+    words = [read((True, True, False)), read((True, False, True)), read((True, True, True))]
+    text = page(shown(), words, [])
+    for label in ("all (3)", "became unreadable (1)", "became readable (1)"):
+        assert f">{label}</label>" in text
+    for kind in ("lost", "gained", "other"):
+        assert text.count(f'<div class="region {kind}">') == 1
+    # Only CSS hides: each choice hides the regions of another sort.
+    assert "#lost:checked ~ .regions > :not(.lost)" in text
+    assert "#gained:checked ~ .regions > :not(.gained)" in text
+    assert text.count('<span class="wrong">') == 2

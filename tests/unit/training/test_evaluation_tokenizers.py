@@ -1,6 +1,7 @@
 """Checkpoints as callables: pixels out, codes counted, names that tell them apart."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,15 @@ import torch
 from annotations_schema import UsageError
 from training.checkpoint import save_checkpoint
 from training.data.batch import to_model_range, to_pixels
-from training.evaluation.tokenizers import CheckpointTokenizer, load_tokenizers, short_names
+from training.evaluation.tokenizers import (
+    CheckpointTokenizer,
+    load_tokenizers,
+    load_untrained,
+    short_names,
+)
 from training.models.tokenizer import CONFIGS, Tokenizer
+from training.recipes import RECIPES
+from training.state import initial_state
 from training.typed_config import to_plain
 
 
@@ -81,3 +89,32 @@ def test_checkpoints_are_loaded_by_name_and_others_refused(tmp_path, tokenizer):
     wrong.write_bytes(b"no checkpoint")
     with pytest.raises(UsageError, match="is no tokenizer checkpoint"):
         load_tokenizers([path, wrong], "cpu")
+
+
+def saved(path, seed):
+    config = {"tokenizer": to_plain(CONFIGS["tiny"]), "seed": seed}
+    torch.manual_seed(99)
+    save_checkpoint(path, {"model": Tokenizer(CONFIGS["tiny"]).state_dict(), "config": config})
+    return path
+
+
+def test_an_untrained_network_is_the_one_that_its_run_started_from(tmp_path, astronaut):
+    config = replace(RECIPES["tiny"](), seed=4)
+    start = initial_state(config, torch.device("cpu")).tokenizer
+    plain = {"tokenizer": to_plain(config.tokenizer), "seed": 4}
+    trained = Tokenizer(config.tokenizer)
+    path = tmp_path / "run" / "checkpoint.pt"
+    save_checkpoint(path, {"model": trained.state_dict(), "config": plain})
+    before = torch.random.get_rng_state()
+    (name, untrained), *others = load_untrained([path], "cpu").items()
+    assert (name, others) == ("untrained", [])
+    assert torch.equal(before, torch.random.get_rng_state())
+    image = np.ascontiguousarray(astronaut[:64, :64])
+    np.testing.assert_array_equal(untrained(image), CheckpointTokenizer(start)(image))
+    assert (untrained(image) != CheckpointTokenizer(trained)(image)).any()
+
+
+def test_checkpoints_that_started_alike_share_an_untrained_row(tmp_path):
+    paths = [saved(tmp_path / f"{name}.pt", seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    assert list(load_untrained(paths[:2], "cpu")) == ["untrained"]
+    assert list(load_untrained(paths, "cpu")) == ["untrained a", "untrained c"]

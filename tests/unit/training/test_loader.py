@@ -157,6 +157,18 @@ def test_a_resume_on_other_ranks_repeats_and_misses_no_image(dataset, before, af
     assert sorted(seen) == sorted(dataset.image_id(i) for i in range(8))
 
 
+def test_a_position_shows_the_image_of_its_order_wherever_one_comes_from(dataset):
+    mixture = Mixture.of(np.arange(8))
+    stream = SampleStream(dataset, mixture, CropConfig(size_px=32), 5)
+    positions = [254, 257, 255, 256, 10**9, 3, 511, 512]  # forth and back over blocks of 256
+
+    found = [stream[position].sample.image_id for position in positions]
+
+    assert found == [dataset.image_id(i) for i in mixture.draw(positions, 5).tolist()]
+    with pytest.raises(ValueError, match="start at 0"):
+        stream[-1]
+
+
 def test_windows_are_those_of_the_whole_image(dataset):
     for batch in loaded(dataset, split=BatchSplit(batch_size=1, micro_batch=1), steps=8):
         index = next(i for i in range(8) if (dataset.image_id(i),) == batch.image_ids)

@@ -10,7 +10,12 @@ from training.data.batch import RegionBatch
 from training.losses.adversarial import generator_loss
 from training.losses.face import face_loss
 from training.losses.gradients import inject
-from training.losses.objective import FrozenNets, discriminator_objective, generator_objective
+from training.losses.objective import (
+    FrozenNets,
+    discriminator_objective,
+    generator_objective,
+    image_losses,
+)
 from training.losses.objective_config import ObjectiveConfig
 from training.losses.text import text_loss
 from training.models.discriminator import DiscriminatorConfig, PatchDiscriminator
@@ -28,6 +33,7 @@ NETS = FrozenNets(
     perceptual=lambda x, x_hat: (x - x_hat).square().mean(),
     text=lambda crops: (crops,),
     face=lambda crops: (2 * crops,),
+    global_text=lambda x, x_hat: (x_hat - x).pow(3).mean(),
 )
 ALL = ObjectiveConfig(
     reconstruction_weight=4.0,
@@ -36,6 +42,7 @@ ALL = ObjectiveConfig(
     adversarial_weight=0.5,
     text_weight=10.0,
     face_weight=20.0,
+    global_text_weight=8.0,
     banner_size=(4, 4),
 )
 
@@ -78,9 +85,10 @@ def test_total_is_the_weighted_sum_of_the_terms_by_hand():
             "adversarial": -2.0,
             "text": 0.5 * 1.5,
             "face": 0.25 * 3.0,
+            "global_text": 0.125,
         }
     )
-    expected = 4 * 0.5 + 2 * 0.25 + 3 * 0.125 - 0.5 * 2 + 10 * 0.75 + 20 * 0.75
+    expected = 4 * 0.5 + 2 * 0.25 + 3 * 0.125 - 0.5 * 2 + 10 * 0.75 + 20 * 0.75 + 8 * 0.125
     assert result.total.item() == pytest.approx(expected)
     assert result.commitment.item() == pytest.approx(3 * 0.125)
 
@@ -95,6 +103,7 @@ def test_the_gradient_is_that_of_the_total_and_only_the_commitment_has_a_graph()
         + 0.5 * -(4 * x_hat).mean()
         + 10 * text_loss(0 * x_hat, x_hat, REGIONS, NETS.text, size=(4, 4))
         + 20 * face_loss(0 * x_hat, x_hat, REGIONS, NETS.face)
+        + 8 * x_hat.pow(3).mean()
     )
     torch.testing.assert_close(result.gradient, torch.autograd.grad(whole, x_hat)[0])
     assert result.commitment.requires_grad
@@ -106,7 +115,7 @@ def test_terms_of_weight_zero_are_not_computed():
     def never(*_):
         raise AssertionError("a term of weight 0 was computed")
 
-    nets = FrozenNets(never, never, never)
+    nets = FrozenNets(never, never, never, never)
 
     alone = terms(NOTHING, nets=nets, discriminator=never)
     nothing = terms(replace(NOTHING, reconstruction_weight=0.0), nets=nets, discriminator=never)
@@ -129,6 +138,29 @@ def test_banner_settings_reach_the_text_loss():
     found = [terms(c, output=output(x_hat)).values["text"].item() for c in settings]
 
     assert len(set(found)) == 3
+
+
+def test_the_share_of_regions_reaches_both_region_losses():
+    x_hat = torch.zeros(1, 3, 8, 8)
+    x_hat[:, :, :4, :4] = 0.5  # only the first of two regions of a kind is wrong
+    far = torch.tensor([[[0.25, 0, 0.7], [0, 0.25, 0.7]]])
+    near = torch.tensor([[[0.25, 0, -0.5], [0, 0.25, -0.5]]])
+    two = RegionBatch(
+        text_boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0], [4.0, 4.0, 8.0, 8.0]]),
+        text_image=torch.tensor([0, 0]),
+        text_weight=torch.tensor([0.1, 0.7]),
+        face_theta=torch.cat([near, far]),
+        face_image=torch.tensor([0, 0]),
+        face_weight=torch.tensor([0.1, 0.3]),
+    )
+    by_area = replace(ALL, region_weighting="area")
+    area, equal = (
+        image_losses(config, x=0 * x_hat, x_hat=x_hat, regions=two, nets=NETS, discriminator=None)
+        for config in (by_area, replace(ALL, region_weighting="equal"))
+    )
+
+    torch.testing.assert_close(equal["text"]() / area["text"](), torch.tensor(4.0))
+    torch.testing.assert_close(equal["face"]() / area["face"](), torch.tensor(2.0))
 
 
 def test_generator_meets_the_discriminator_at_its_start():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from annotations_schema.errors import UsageError, WeightsError
 from annotations_schema.weights import read_weights, resolve
 from tests.frozen_checkpoints import saved
-from tests.training_micro import three_phases
+from tests.training_micro import micro, three_phases
 from training.models.frozen.cards import CARDS
 from training.models.frozen.iresnet import IResNet50
 from training.models.frozen.recognisers import (
@@ -277,6 +277,22 @@ def test_the_hash_of_every_file_that_is_read_is_reported(tmp_path):
         "ppocr_v6_small": CARDS["ppocr_v6_small"].sha256,
         "iresnet50": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
+
+
+def test_the_text_detector_of_a_run_is_loaded_and_reported_where_its_loss_has_a_weight():
+    settings = ["phases.*.objective.global_text_weight=0.5", "nets.global_text_layers=stem"]
+    config = with_overrides(micro(), settings)
+
+    assert frozen_net_hashes(micro()) == {}
+    assert frozen_net_hashes(config) == {"ppocr_v6_small_det": CARDS["ppocr_v6_small_det"].sha256}
+    assert load_frozen_nets(micro(), torch.device("cpu")).global_text is None
+    detector = load_frozen_nets(config, torch.device("cpu")).global_text
+    assert detector.net.layers == ("stem",)
+    assert not any(p.requires_grad for p in detector.parameters())
+    wrong = with_overrides(config, ["nets.global_text_sha256=" + "0" * 64])
+    for read in (frozen_net_hashes, lambda c: load_frozen_nets(c, torch.device("cpu"))):
+        with pytest.raises(WeightsError, match=r"ppocr_v6_small_det: .* expected 0000"):
+            read(wrong)
 
 
 def test_the_settings_of_a_run_reach_the_networks(tmp_path):

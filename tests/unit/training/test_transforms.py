@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from annotations_schema import geometry
@@ -63,6 +64,29 @@ def test_a_mirrored_window_copies_pixels_in_reverse():
     np.testing.assert_array_equal(sample.image, source.image[20:84, 30:94][:, ::-1])
 
 
+@pytest.fixture
+def every_warning():
+    """torch warns of read-only arrays only once a process otherwise."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_read_only_pixels_are_resized_without_a_warning_and_stay_as_they_are(
+    is_mirrored, every_warning
+):
+    source, window = annotated(), Window(30, 20, 100, is_mirrored)
+    before, expected = source.image.copy(), cut_window(source, window, CONFIG).image
+    source.image.flags.writeable = False
+
+    sample = cut_window(source, window, CONFIG)
+
+    np.testing.assert_array_equal(sample.image, expected)
+    np.testing.assert_array_equal(source.image, before)
+
+
 def test_a_text_box_moves_with_the_window_and_its_weight_is_of_the_visible_part():
     source = annotated(text_boxes=[[20, 30, 60, 50]])
     # The window starts at x = 40: the right half of the box, 20 of 40 px, is visible.
@@ -121,7 +145,8 @@ def test_share_of_the_canvas_inside_is_measured():
     whole = face_canvas([0.0, 0.0, 40.0, 40.0])[None]
     half = face_canvas([-20.0, 0.0, 20.0, 40.0])[None]
     outside = face_canvas([-50.0, 0.0, -10.0, 40.0])[None]
-    shares = canvas_inside(np.concatenate([whole, half, outside]), 64, 64)
+    crop_from_image = np.concatenate([whole, half, outside])
+    shares = canvas_inside(geometry.grid_sample_theta(crop_from_image, (64, 64)))
     np.testing.assert_allclose(shares, [1.0, 0.5, 0.0])
 
 

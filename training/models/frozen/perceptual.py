@@ -57,14 +57,27 @@ class PerceptualDistance(nn.Module):
     def forward(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """0-d distance of (B, 3, H, W) images in [-1, 1]; gradients reach x_hat alone."""
         with torch.no_grad():
-            targets = [_unit(features) for features in self.net(x)]
+            targets = self.targets(self.net(x))
+        squares = self._squares(targets, self.net(x_hat))
+        return torch.stack([square.sum(1).mean() for square in squares]).sum()
+
+    def targets(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """What `between` compares others with, of the maps that `net` gave for B images."""
+        return [_unit(features) for features in maps]
+
+    def between(self, targets: Sequence[Tensor], maps_hat: Sequence[Tensor]) -> Tensor:
+        """(B,) distance of each image, its maps from `net`; `forward` is the mean over images."""
+        squares = self._squares(targets, maps_hat)
+        return torch.stack([square.sum(1).mean((1, 2)) for square in squares]).sum(0)
+
+    def _squares(self, targets: Sequence[Tensor], maps_hat: Sequence[Tensor]) -> list[Tensor]:
         squares = [
             (_unit(features) - target).square()
-            for target, features in zip(targets, self.net(x_hat), strict=True)
+            for target, features in zip(targets, maps_hat, strict=True)
         ]
         if self.num_weights:
             squares = [s * self.get_buffer(f"weight_{i}") for i, s in enumerate(squares)]
-        return torch.stack([square.sum(1).mean() for square in squares]).sum()
+        return squares
 
 
 def load_perceptual(
