@@ -372,7 +372,12 @@ def test_ctrl_c_is_one_line_and_exit_130_and_the_dataset_resumes(
 ) -> None:
     layout = DatasetLayout(tmp_path / "dataset")
     typed = ["run", str(road.urls), "--out", str(layout.root), *SETTINGS]
-    started = subprocess.Popen([CLI, *typed], stderr=subprocess.PIPE, text=True)
+    # A job in the background inherits an ignored SIGINT; what is typed at a terminal does not.
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = subprocess.Popen([CLI, *typed], stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, own)
     try:
         # The second shard holds the slow troubles: it takes its whole deadline.
         wait_for(layout.receipt("fetch", "000000"), started)

@@ -283,7 +283,7 @@ def test_a_run_starts_from_another_run_s_averaged_weights(
 def test_a_start_from_another_network_is_refused_with_the_keys_that_differ(
     root: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = arguments(root, tmp_path / "run", "tokenizer.autoencoder.channels=16")
+    words = arguments(root, tmp_path / "run", "tokenizer.autoencoder.channels=32")
 
     line = refused(capsys, [*words, "--init", str(finished / "checkpoint.pt")])
 
