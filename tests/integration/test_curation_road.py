@@ -440,7 +440,9 @@ def test_a_retry_on_ray_ends_as_a_local_one(
     assert retried[0] != canonical(undisturbed)
 
 
-@pytest.mark.parametrize("address", ["own cluster", "joined cluster"])
+@pytest.mark.parametrize(
+    "address", [pytest.param("own cluster", marks=pytest.mark.long), "joined cluster"]
+)
 def test_the_command_runs_on_a_cluster_of_its_own_and_on_one_it_joins(
     address: str, road: Road, undisturbed: DatasetLayout, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def listed_rows(server: TroubleServer, num_rows: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "num_rows", [pytest.param(500), pytest.param(5000, marks=pytest.mark.long)]
+    "num_rows", [pytest.param(250), pytest.param(5000, marks=pytest.mark.long)]
 )
 def test_every_row_ends_once_and_as_its_trouble_says(
     num_rows: int, server: TroubleServer, tmp_path: Path

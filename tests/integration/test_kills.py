@@ -1,7 +1,7 @@
 """SIGKILL at random moments: after a resume the manifests equal those of an undisturbed run.
 
 A seed draws whom to kill and when: the driver of a local run, the driver of a run on Ray, a worker
-on Ray, the raylet (a whole Ray node). `make test` draws one of each, `make test-all` thirty-two.
+on Ray, the raylet (a whole Ray node). `make test` draws one, `make test-all` thirty-five more.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ NUM_PICTURES = 96
 SETTINGS = ("--shard-size", "8", "--allow-private-network", "--text-detector", "none")
 ON_RAY = ("--runner", "ray", "--workers", "2", "--fetch-workers", "1")
 LONGEST_RUN_S = 120.0
-SHORT_SEEDS = (1, 3)
-LONG_SEEDS = (0, 2, *range(4, 36))
+SHORT_SEEDS = (1,)
+LONG_SEEDS = (0, *range(2, 36))
 
 
 class Process(NamedTuple):
@@ -230,7 +230,7 @@ def test_a_kill_at_a_random_moment_changes_nothing(
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", LONG_SEEDS)
-def test_thirty_four_kills_at_random_moments_change_nothing(
+def test_thirty_five_kills_at_random_moments_change_nothing(
     seed: int, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     check_seed(seed, undisturbed, tmp_path / "dataset")

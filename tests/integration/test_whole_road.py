@@ -133,7 +133,8 @@ def test_both_trainings_saw_the_same_images_and_only_one_paid_for_regions(road):
 def test_the_checkpoints_are_judged_and_reconstruct(road):
     checkpoints = [road.folder / recipe / "checkpoint.pt" for recipe in ("tiny", "tiny_regions")]
     out = road.folder / "evaluation"
-    must("insight-train", "evaluate", *checkpoints, "--data", road.folder / "dataset", "--out", out)
+    evaluate = ("insight-train", "evaluate", checkpoints[1], "--data", road.folder / "dataset")
+    must(*evaluate, "--out", out)
     result = (out / "result.json").read_text()
     for name in ("PSNR", "SSIM", "T-ACC", "T-NED", "F-Sim", "resize only", "easyocr_english_g2"):
         assert name in result
