@@ -59,7 +59,7 @@ EVIDENCE_OUT ?= evidence
 evidence: $(INSTALLED)  ## do region losses help? six trainings from one base, judged; under an hour; needs the pictures: INSIGHTTOK_DATA=FOLDER
 	@test -n "$(INSIGHTTOK_DATA)" || { echo "give the annotated pictures: make evidence INSIGHTTOK_DATA=FOLDER (see training/RESULTS.md)" >&2; exit 2; }
 	test -d $(EVIDENCE_OUT)/data/held_out/rendered/receipts || $(BIN)/python -m tests.benchmarks.evidence_data --data $(INSIGHTTOK_DATA) --out $(EVIDENCE_OUT)/data
-	$(BIN)/python -m training.evidence --out $(EVIDENCE_OUT) --weights 2 2 2 0.5 \
+	$(BIN)/python -m training.evidence --out $(EVIDENCE_OUT) --weights 2 2 3 0.5 \
 		--train $(addprefix $(EVIDENCE_OUT)/data/train/,text rendered faces general) \
 		--held-out $(addprefix $(EVIDENCE_OUT)/data/held_out/,photos_text photos_faces rendered)
 

@@ -55,7 +55,12 @@ WINDOWS_PER_IMAGE = 3
 MIN_LETTER_RATIO = 0.02
 """Words with smaller letters lie below the first bin of the protocol and are not judged."""
 RENDERED, RENDERED_HELD_OUT = 600, 100
-_HELD_OUT_PERSONS = 3  # one in so many
+_PARTS = ("held_out", "tune", "held_out", "train", "held_out", "train")
+"""A person's part of the experiment, by a hash of the name; weights are chosen on `tune`."""
+SHEET, CELL_PX = 3, 106
+"""Faces on each side of a sheet, and the side of one."""
+CROP_IN_SPANS, HEAD_MARGIN = 2.6, 0.6
+"""Side of a face's square, and what a head has about its landmarks, in spans of the landmarks."""
 
 
 class Picture(NamedTuple):
@@ -68,8 +73,21 @@ class Picture(NamedTuple):
     words: list[dict[str, Any]]
 
 
+class CroppedFace(NamedTuple):
+    """A face in a square of CELL_PX.
+
+    name: person and file.
+    image: (CELL_PX, CELL_PX, 3) uint8 RGB.
+    landmarks_5: (5, 2) float64, pixels of the square.
+    """
+
+    name: str
+    image: Image
+    landmarks_5: NDArray[np.float64]
+
+
 def main() -> None:
-    """Write the seven datasets."""
+    """Write the eight datasets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -79,12 +97,15 @@ def main() -> None:
         sys.exit(f"{arguments.data} holds no train_pool/pool.jsonl; see the head of this module")
     pool = _rows(pool_folder / "pool.jsonl")
     of = {kind: [r for r in pool if r["kind"] == kind] for kind in ("text", "face", "general")}
-    seen = [row for row in of["face"] if not _is_held_out(row)]
-    unseen = [row for row in of["face"] if _is_held_out(row)]
+    faces = {
+        part: _cropped_faces(pool_folder, [row for row in of["face"] if _part(row) == part])
+        for part in set(_PARTS)
+    }
     general = _rows(public / "general.jsonl")
     out = arguments.out
     write_pictures(out / "train/text", _text_windows(pool_folder, of["text"]))
-    write_pictures(out / "train/faces", _faces(pool_folder, seen))
+    write_pictures(out / "train/faces", _face_sheets(faces["train"]))
+    write_pictures(out / "tune/faces", _face_sheets(faces["tune"]))
     write_pictures(out / "train/general", _plain(pool_folder, of["general"]))
     write_pictures(
         out / "train/rendered", _rendered(pool_folder, of["general"], RENDERED, held_out=False)
@@ -92,8 +113,8 @@ def main() -> None:
     write_pictures(
         out / "held_out/photos_text", _judged(_text_windows(public, _rows(public / "text.jsonl")))
     )
-    faces = [*_faces(pool_folder, unseen), *_faces(public, _rows(public / "faces.jsonl"))]
-    write_pictures(out / "held_out/photos_faces", faces)
+    others = _cropped_faces(public, _rows(public / "faces.jsonl"))
+    write_pictures(out / "held_out/photos_faces", _face_sheets([*faces["held_out"], *others]))
     write_pictures(
         out / "held_out/rendered", _rendered(public, general, RENDERED_HELD_OUT, held_out=True)
     )
@@ -103,9 +124,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _is_held_out(row: dict[str, Any]) -> bool:
+def _part(row: dict[str, Any]) -> str:
     person = row["faces"][0].get("identity") or row["id"]
-    return int(hashlib.sha256(person.encode()).hexdigest(), 16) % _HELD_OUT_PERSONS == 0
+    return _PARTS[int(hashlib.sha256(person.encode()).hexdigest(), 16) % len(_PARTS)]
 
 
 def _open(folder: Path, row: dict[str, Any]) -> PillowImage.Image:
@@ -171,25 +192,54 @@ def _judged(pictures: Iterable[Picture]) -> Iterator[Picture]:
     return (picture for picture in pictures if picture.words)
 
 
-def _faces(folder: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Picture]:
-    """Pictures with a face of known landmarks, at most MAX_SIDE_PX on the short side."""
+def _face_sheets(faces: Sequence[CroppedFace]) -> Iterator[Picture]:
+    """Sheets of SHEET x SHEET faces, in order; those left over fill a sheet that repeats nothing.
+
+    Shown alone at 256 a face fills the picture, and the judge finds hardly a difference between
+    tokenizers; here a face is some 70 pixels high when the sheet is shown.
+    """
+    per_sheet = SHEET * SHEET
+    for number in range(0, len(faces), per_sheet):
+        shown = faces[number : number + per_sheet]
+        sheet = np.full((SHEET * CELL_PX, SHEET * CELL_PX, 3), 128, np.uint8)
+        boxes, points = [], []
+        for place, face in enumerate(shown):
+            corner = np.array([place % SHEET, place // SHEET]) * CELL_PX
+            left, top = corner
+            sheet[top : top + CELL_PX, left : left + CELL_PX] = face.image
+            five = face.landmarks_5 + corner
+            margin = HEAD_MARGIN * float(np.ptp(five, axis=0).max())
+            low = np.maximum(five.min(0) - margin, corner)
+            boxes.append(np.concatenate([low, np.minimum(five.max(0) + margin, corner + CELL_PX)]))
+            points.append(five)
+        regions = FaceRegions.from_landmarks(
+            boxes, np.ones(len(boxes)), points, *sheet.shape[1::-1]
+        )
+        name = f"sheet/{shown[0].name}"
+        yield Picture(name, sheet, TextRegions.empty(), regions, [])
+
+
+def _cropped_faces(folder: Path, rows: Iterable[dict[str, Any]]) -> list[CroppedFace]:
+    """Every face of known landmarks as a square cell, those of a person next to each other."""
+    found = []
     for row in rows:
-        landmarks = [np.array(f["landmarks5"]) for f in row["faces"] if f.get("landmarks5")]
-        if not landmarks:
-            continue
         picture = _open(folder, row)
-        scale = min(1.0, MAX_SIDE_PX / min(picture.size))
-        size = (round(picture.width * scale), round(picture.height * scale))
-        picture = picture.resize(size, PillowImage.Resampling.LANCZOS)
-        points = [five * scale for five in landmarks]
-        # About a head: the landmarks span eyes to mouth.
-        spread = [0.6 * float(np.ptp(five, axis=0).max()) for five in points]
-        boxes = [
-            np.concatenate([(p.min(0) - s).clip(0), np.minimum(p.max(0) + s, size)])
-            for p, s in zip(points, spread, strict=True)
-        ]
-        faces = FaceRegions.from_landmarks(boxes, np.ones(len(boxes)), points, *size)
-        yield Picture(row["id"], np.asarray(picture), TextRegions.empty(), faces, [])
+        for number, face in enumerate(row["faces"]):
+            if not face.get("landmarks5"):
+                continue
+            five = np.array(face["landmarks5"], np.float64)
+            side = min(CROP_IN_SPANS * float(np.ptp(five, axis=0).max()), *picture.size)
+            corner = (five.min(0) + five.max(0) - side) / 2
+            corner = np.minimum(corner.clip(0), np.array(picture.size) - side)
+            cell = picture.resize(
+                (CELL_PX, CELL_PX),
+                PillowImage.Resampling.LANCZOS,
+                box=(*corner.tolist(), *(corner + side).tolist()),
+            )
+            person = face.get("identity") or row["id"]
+            landmarks = (five - corner) * (CELL_PX / side)
+            found.append(CroppedFace(f"{person}/{row['id']}/{number}", np.asarray(cell), landmarks))
+    return sorted(found, key=lambda face: face.name)
 
 
 def _plain(folder: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Picture]:

@@ -85,18 +85,18 @@ def markdown(
 def _means(
     scores: Mapping[str, MetricScores], against: Mapping[str, Mapping[str, float]], num_seeds: int
 ) -> list[list[str]]:
-    rows = [["", "seeds", *COLUMNS, "text loss", "face loss"]]
+    rows = [["", "seeds", *COLUMNS, "text loss", "face loss", "perceptual loss"]]
     listed = [(ORIGINAL, [ORIGINAL]), (RESIZE_ONLY, [RESIZE_ONLY]), ("base", [BASE])]
     listed += [(f"({arm.letter}) {arm.title}", systems_of(arm, num_seeds)) for arm in ARMS]
     for title, systems in listed:
         cells = [_number(name, mean(scores[name], systems)) for name in COLUMNS]
         if systems[0] in against:
             cells += [
-                f"{sum(against[s][term] for s in systems) / len(systems):.1f}"
-                for term in ("text", "face")
+                f"{sum(against[s][term] for s in systems) / len(systems):.{digits}f}"
+                for term, digits in (("text", 2), ("face", 2), ("perceptual", 4))
             ]
         else:
-            cells += ["", ""]
+            cells += ["", "", ""]
         rows.append([title, str(len(systems)) if systems[0] in against else "", *cells])
     return rows
 

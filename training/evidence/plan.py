@@ -64,6 +64,8 @@ class Scale:
     """Side of the square that evaluation shows, pixels."""
     judged_images: int
     """Most images of each held-out dataset that are judged, the first ones."""
+    judging: tuple[str, ...]
+    """Further options of `evaluate`."""
     side_by_side: int
     """Pieces that run at once; on a CPU each has one thread."""
     machine: tuple[str, ...]
@@ -80,12 +82,13 @@ SCALES: Mapping[str, Scale] = {
     "cpu": Scale(
         recipe="evidence_cpu",
         base_steps=2400,
-        arm_steps=360,
+        arm_steps=450,
         arm_learning_rate=1e-3,
         arm_settings=_EARLY_LAYERS,
-        weights={"text_weight": 0.05, "face_weight": 0.004, "global_text_weight": 0.05},
+        weights={"text_weight": 0.03, "face_weight": 0.015, "global_text_weight": 0.03},
         size=256,
         judged_images=120,
+        judging=("--perceptual", "none"),  # on a CPU it would take longer than all readings
         side_by_side=2,
         machine=("machine.device=cpu", "machine.threads=1"),
         device="cpu",
@@ -99,6 +102,7 @@ SCALES: Mapping[str, Scale] = {
         weights={"text_weight": 0.005, "face_weight": 0.01, "global_text_weight": 0.1},
         size=256,
         judged_images=1000,
+        judging=(),
         side_by_side=1,
         machine=("machine.device=cuda", "machine.num_workers=8", "machine.static_regions=true"),
         device="cuda",
@@ -109,9 +113,10 @@ SCALES: Mapping[str, Scale] = {
         arm_steps=2,
         arm_learning_rate=1e-3,
         arm_settings=_EARLY_LAYERS,
-        weights={"text_weight": 0.05, "face_weight": 0.004, "global_text_weight": 0.05},
+        weights={"text_weight": 0.03, "face_weight": 0.015, "global_text_weight": 0.03},
         size=256,
         judged_images=120,
+        judging=("--perceptual", "none"),  # on a CPU it would take longer than all readings
         side_by_side=2,
         machine=("machine.device=cpu", "machine.threads=1"),
         device="cpu",
@@ -184,7 +189,7 @@ def judging_pieces(
         arguments = (
             "evaluate", *checkpoints, "--data", str(dataset), "--out", str(folder),
             "--size", str(scale.size), "--device", scale.device,
-            "--max-images", str(scale.judged_images),
+            "--max-images", str(scale.judged_images), *scale.judging,
         )  # fmt: skip
         pieces.append(Piece(name=folder.name, arguments=arguments, done=folder / "result.json"))
     return pieces

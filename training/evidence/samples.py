@@ -12,10 +12,11 @@ from PIL import ImageDraw, ImageFont
 
 from annotations_schema.layout import atomic_write
 from training.data.manifest import ManifestDataset
-from training.evaluation.protocol import frame
+from training.evaluation.protocol import Framing, frame
 from training.evaluation.tokenizers import load_tokenizers
 
 _HEAD_PX, _GAP_PX, _FONT_PX = 26, 4, 15
+_WINDOW_IN_BOXES, _LEAST_WINDOW_PX = 1.3, 48
 
 
 def draw_samples(
@@ -29,6 +30,8 @@ def draw_samples(
     cell_px: int = 224,
 ) -> None:
     """Write a picture: a row per image, the original first, then each checkpoint.
+
+    Shown is the window about the image's largest word or face, where it has one.
 
     Args:
         held_out: datasets; images are taken from each at even distances.
@@ -45,11 +48,27 @@ def draw_samples(
         dataset = ManifestDataset([path])
         step = max(1, len(dataset) // rows_each)
         for index in range(step // 2, len(dataset), step)[:rows_each]:
-            square, _ = frame(dataset.read(index).image, size)
-            rows.append([square, *(call(square) for call in calls)])
+            image = dataset.read(index)
+            square, framing = frame(image.image, size)
+            boxes = np.concatenate([image.text_boxes, image.face_boxes])
+            window = _window(boxes, framing)
+            rows.append([shown[window] for shown in (square, *(call(square) for call in calls))])
     sheet = _sheet(rows, ["original", *checkpoints], cell_px)
     with atomic_write(file) as temporary:
         sheet.save(temporary, "PNG")
+
+
+def _window(boxes: NDArray[np.float32], framing: Framing) -> tuple[slice, slice]:
+    """Rows and columns of a square about the largest box (N, 4) of an image, in its framing."""
+    if not len(boxes):
+        return slice(None), slice(None)
+    scale = np.divide(framing.scaled_size, framing.image_size)
+    corners = boxes.reshape(-1, 2, 2) * scale + framing.offset
+    largest = corners[np.argmax(np.prod(corners[:, 1] - corners[:, 0], axis=1))]
+    wanted = round(_WINDOW_IN_BOXES * float((largest[1] - largest[0]).max()))
+    side = min(max(wanted, _LEAST_WINDOW_PX), framing.side)
+    left, top = (largest.mean(0) - side / 2).clip(0, framing.side - side).astype(int)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _sheet(

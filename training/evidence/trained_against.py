@@ -1,4 +1,4 @@
-"""Text and face loss on held-out windows: how far each run pleases the networks it was trained by.
+"""The losses on held-out windows: how far each run pleases the networks it was trained by.
 
 A loss in a network's features can be lowered by pixels that please this network alone. So this
 score stands beside those of the judges: where it falls and theirs do not rise, the run has learnt
@@ -29,14 +29,14 @@ from training.setup import load_frozen_nets, open_dataset
 from training.typed_config import with_overrides
 
 NUM_BATCHES = 24
-TERMS = ("text", "face")
+TERMS = ("text", "face", "perceptual")
 _SEED = 77
 
 
 def trained_against(
     scale: Scale, held_out: Sequence[Path], checkpoints: Sequence[Path], file: Path
 ) -> dict[str, dict[str, float]]:
-    """Mean text and face loss by run over the same held-out windows; kept in `file`.
+    """Mean text, face and perceptual loss by run over the same held-out windows; kept in `file`.
 
     A run whose checkpoint is still the one that was measured is not measured again.
     """
@@ -48,7 +48,7 @@ def trained_against(
     missing = [name for name in names if known.get(name, {}).get("of") != hashes[name]]
     if missing:
         objective = ObjectiveConfig(
-            perceptual_weight=0, adversarial_weight=0, text_weight=1, face_weight=1
+            perceptual_weight=1, adversarial_weight=0, text_weight=1, face_weight=1
         )
         config = with_overrides(RECIPES[scale.recipe](), scale.arm_settings)
         config = replace(config, phases=(replace(config.phases[0], objective=objective),))

@@ -124,7 +124,7 @@ def test_folders_that_judged_different_systems_are_refused(tmp_path):
 @pytest.mark.parametrize("better", [D, []])
 def test_the_verdict_follows_the_numbers(tmp_path, better):
     scores = read_scores([judged(tmp_path / "judged_x", SYSTEMS, better=better)])
-    against = {name: {"text": 1.0, "face": 2.0} for name in SYSTEMS[2:]}
+    against = {name: {"text": 1.0, "face": 2.0, "perceptual": 3.0} for name in SYSTEMS[2:]}
 
     found = verdict(scores, 2, BOOTSTRAP)
     page = markdown(scores, against, SCALES["cpu"], 2, BOOTSTRAP, ["a fact"])
